@@ -1,0 +1,5 @@
+"""`python -m cleanup_job`."""
+
+from cleanup_job.cli import main
+
+main()

@@ -1,0 +1,334 @@
+"""argv to configuration to job to exit code: the only place that exits.
+
+Data goes to stdout; messages and progress to stderr, and progress only to a terminal. Heavy
+imports are made by the command that needs them, so that `--help` and `check` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from cleanup_job import __version__
+from cleanup_job.errors import CleanupJobError, ConfigError
+
+if TYPE_CHECKING:
+    from cleanup_job.config import Config
+    from cleanup_job.report import Report
+
+EXIT_COMPLETE = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_PARTIAL = 3
+
+_EXIT_CODES = """\
+exit codes:
+  0        complete (a dry run too)
+  1        a bug; please report it
+  2        usage, configuration, or the server refuses (password, rights, replica)
+  3        partial: something failed, is unknown or was not covered; run again
+  75       try again later: unreachable or loading; nothing was deleted
+  130/143  stopped by Ctrl-C or SIGTERM; batches in flight were finished
+"""
+
+_RUN_EXAMPLES = """\
+examples:
+  cleanup-job run --url redis://db.example:6379/0 --dry-run    what would go, and why
+  cleanup-job run --url redis://db.example:6379/0              delete it
+  cleanup-job run -c configs/blocking.yaml --json report.json  by a file, with a report
+  REDIS_PASSWORD=... cleanup-job run --url redis://db.example  the password, out of sight
+  cleanup-job run --orphans purge --orphan-grace 3600          keys without a heartbeat too
+
+environment:
+  REDIS_URL, or REDIS_HOST, REDIS_PORT, REDIS_DB; REDIS_PASSWORD
+  CLEANUP_JOB_CONFIG (as -c), CLEANUP_JOB_STALE_AFTER, _ORPHANS, _ORPHAN_GRACE, _WORKERS,
+  _ENGINE. A flag wins over the environment, the environment over the file.
+
+"""
+
+_DEMO_EXAMPLES = """\
+examples:
+  cleanup-job demo                         10,000 dead coordinators, swept and checked
+  cleanup-job demo --coordinators 100000   a larger case
+  cleanup-job demo --keep                  leave the server running to look around
+
+It needs the embedded server: pip install 'cleanup-job[embedded]'
+"""
+
+_CHECK_EXAMPLES = """\
+examples:
+  cleanup-job check configs/blocking.yaml   errors with their place, or what is in effect
+  cleanup-job schema > cleanup-job.schema.json
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The `cleanup-job` command."""
+    try:
+        arguments = _parser().parse_args(argv)
+        code = arguments.command(arguments)
+        sys.stdout.flush()
+    except CleanupJobError as error:
+        _say(f"cleanup-job: {error}")
+        code = error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has gone. Point stdout away, so that the interpreter's own
+        # flush at exit does not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_PARTIAL
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cleanup-job",
+        description="Find coordinators whose heartbeat is stale or gone, and delete their keys.",
+        epilog="'cleanup-job COMMAND --help' has examples.\n\n" + _EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cleanup-job {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_demo(commands)
+    _add_check(commands)
+    _add_schema(commands)
+    return parser
+
+
+def _add_command(
+    commands: Any, name: str, command: Callable[..., int], summary: str, epilog: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    parser = _add_command(commands, "run", _run, "sweep a server", _RUN_EXAMPLES + _EXIT_CODES)
+    parser.add_argument("-c", "--config", metavar="FILE", help="a YAML file (see configs/)")
+    parser.add_argument("--url", help="redis://[user@]host[:port][/db] or unix:///path[?db=N]")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only tell what would go; nothing is written"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the report as JSON; - for stdout, without the text"
+    )
+    parser.add_argument("--stale-after", metavar="S", help="seconds after which a beat is stale")
+    parser.add_argument(
+        "--orphans", metavar="WHAT", help="ignore, report (the default) or purge keys without beat"
+    )
+    parser.add_argument(
+        "--orphan-grace", metavar="S", help="seconds untouched before an orphan may go"
+    )
+    parser.add_argument("--workers", metavar="N", help="worker processes, or auto")
+    parser.add_argument("--engine", metavar="NAME", help="serial or processes")
+    _add_show(parser)
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--show",
+        metavar="N",
+        type=_count,
+        default=3,
+        help="how many samples of each verdict to show (default 3)",
+    )
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _add_command(
+        commands, "demo", _demo, "try it on an embedded server with made-up data", _DEMO_EXAMPLES
+    )
+    parser.add_argument(
+        "--coordinators",
+        metavar="N",
+        type=_count,
+        default=10_000,
+        help="stale coordinators to seed (default 10000), beside 10 live ones",
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the server running")
+    _add_show(parser)
+
+
+def _add_check(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "check",
+        _check,
+        "validate a configuration file and show what is in effect",
+        _CHECK_EXAMPLES,
+    )
+    parser.add_argument("file", metavar="FILE")
+
+
+def _add_schema(commands: Any) -> None:
+    _add_command(
+        commands,
+        "schema",
+        _schema,
+        "print the JSON Schema of the configuration file",
+        _CHECK_EXAMPLES,
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = _load(arguments)
+    if arguments.url and _password_in(arguments.url):
+        _say(
+            "cleanup-job: warning: a password in --url can be seen in the process list; "
+            "use REDIS_PASSWORD or REDIS_URL"
+        )
+    if arguments.json and arguments.json != "-":
+        _require_writable(Path(arguments.json))
+    stop = _StopSignals()
+    with stop:
+        report = _sweep(config, arguments.dry_run, arguments.show, stop)
+    _publish(report, arguments.json)
+    return _exit_code(report, stop.received)
+
+
+def _load(arguments: argparse.Namespace) -> Config:
+    from cleanup_job import config
+
+    flags = {
+        name: getattr(arguments, name)
+        for name in ("url", "stale_after", "orphans", "orphan_grace", "workers", "engine")
+    }
+    path = arguments.config or os.environ.get("CLEANUP_JOB_CONFIG") or None
+    return config.load(path, environ=os.environ, flags=flags)
+
+
+def _sweep(config: Config, dry_run: bool, show: int, stop: _StopSignals) -> Report:
+    """Run the job with a progress bar where there is somebody to see it."""
+    from cleanup_job.job import run
+    from cleanup_job.progress import Bars
+
+    return run(config, dry_run=dry_run, show=show, observer=Bars(lambda: bool(stop.received)))
+
+
+def _publish(report: Report, json_path: str | None) -> None:
+    """The text on stdout, or the JSON if it is asked for there."""
+    from cleanup_job.report import to_json, to_text
+
+    if json_path == "-":
+        sys.stdout.write(to_json(report).decode())
+        return
+    if json_path:
+        _write_whole(Path(json_path), to_json(report))
+    sys.stdout.write(to_text(report))
+
+
+def _exit_code(report: Report, received: int) -> int:
+    if received:
+        return 128 + received
+    return {"complete": EXIT_COMPLETE, "failed": EXIT_BUG}.get(report.status, EXIT_PARTIAL)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from cleanup_job import demo
+
+    stop = _StopSignals()
+    with stop:
+        result = demo.play(
+            arguments.coordinators,
+            keep=arguments.keep,
+            sweep=lambda config: _sweep(config, False, arguments.show, stop),
+            say=lambda text: print(text, flush=True),
+            stopping=lambda: bool(stop.received),
+        )
+    if stop.received:
+        return 128 + stop.received
+    return EXIT_COMPLETE if result else EXIT_BUG
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from cleanup_job import config
+
+    sys.stdout.write(config.effective_yaml(config.load(arguments.file)))
+    _say(f"{arguments.file}: good")
+    return EXIT_COMPLETE
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from cleanup_job import config
+
+    sys.stdout.write(config.json_schema().decode())
+    return EXIT_COMPLETE
+
+
+class _StopSignals:
+    """Turns the first SIGINT or SIGTERM into a wish to stop, and the second into an end at once.
+
+    Attributes:
+        received: the signal's number, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, _: FrameType | None) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = number
+        _say("cleanup-job: stopping when the batches in flight are through; again to stop at once")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return int(text)
+
+
+def _password_in(url: str) -> bool:
+    from cleanup_job.config import parse_url
+
+    return parse_url(url).password is not None
+
+
+def _require_writable(path: Path) -> None:
+    """Find out before the run that its report can't be written, not after it."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--json: {path} can't be written; name a file in a folder that can be")
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        sys.stdout.write(content.decode())
+        raise ConfigError(
+            f"--json: {path} can't be written ({error.strerror}); the report is on stdout"
+        ) from error
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,57 @@
+"""One error tree; each error knows its exit code and carries its own remedy.
+
+Nothing below `cli` ends the process: stages raise these, `cli` prints one line
+and exits with `exit_code`. An exception that is not of this tree is a bug
+(exit code 1) and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class CleanupJobError(Exception):
+    """Base of all expected errors.
+
+    Attributes:
+        code: a stable name for machines, used in the JSON report.
+        exit_code: what the command exits with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type[CleanupJobError], tuple[str, str]]:
+        # Errors cross process boundaries; the default pickling would lose `code`.
+        return type(self), (str(self), self.code)
+
+
+class ConfigError(CleanupJobError):
+    """The configuration or the command line cannot mean what it says."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, code: str = "config") -> None:
+        super().__init__(message, code)
+
+
+class ServerRefusedError(CleanupJobError):
+    """The server answered, and trying again will not help.
+
+    A wrong password, a missing right, a replica, something that is no Redis.
+    """
+
+    exit_code = 2
+
+
+class ServerUnavailableError(CleanupJobError):
+    """The server cannot answer now: unreachable, loading, gone in mid-reply."""
+
+    exit_code = 75
+
+
+class CursorOrderError(CleanupJobError):
+    """A SCAN cursor came back out of the order that partitions rely on."""
+
+    exit_code = 75

@@ -1,0 +1,266 @@
+"""Patterns, segments, owners, and the one glob that covers every family (pure).
+
+A key is cut at `:` into segments, which may be empty. A pattern is a sequence of
+segments, one of which is the id:
+
+    blocking:signal:{id}            the id is one or more whole segments
+    blocking:ack:{id}:*             `*` is one or more whole segments
+    blocking:idempotency:*{id}*     the id stands anywhere, with zero or more
+                                    segments on either side
+
+Because an id may itself hold `:`, one key can be read as naming several ids: its
+*candidates*. Everything here is bytes; nothing is decoded, so any byte may occur
+in an id.
+
+Invariants:
+- Ids match by whole segments, never by substring.
+- An empty id is never a candidate: it owns nothing.
+- `Pattern.candidates` is the one definition of ownership. The quick forms that
+  `Pattern.reader` hands out give the same answer for the widths asked for, which
+  a property test holds them to.
+- The covering glob may let too much through (`Pattern.select` then drops it),
+  never too little.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+SEPARATOR = b":"
+
+_ID = "{id}"
+_ID_ANYWHERE = "*{id}*"
+_ANY = "*"
+
+_Token = bytes | None
+"""One segment of a pattern: its literal bytes, or None for "one or more segments"."""
+
+Reader = Callable[[bytes], Collection[bytes]]
+"""Gives the candidates of a key."""
+
+
+class PatternError(ValueError):
+    """A pattern that has no clear meaning; the message says what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One parsed key pattern. Make it with `parse`."""
+
+    text: str
+    before: tuple[_Token, ...]
+    after: tuple[_Token, ...]
+    anywhere: bool
+
+    @property
+    def prefix(self) -> bytes:
+        """The literal bytes that every matching key starts with."""
+        tokens = self._tokens()
+        literal = tokens[: tokens.index(None)]
+        return b"".join(token + SEPARATOR for token in literal if token is not None)
+
+    @property
+    def is_exact(self) -> bool:
+        """True if a key has one candidate only: all that follows the prefix."""
+        return not self.after and not self.anywhere and None not in self.before
+
+    @property
+    def suffix(self) -> bytes:
+        """The literal bytes behind the id; only for a pattern without `*`."""
+        return b"".join(SEPARATOR + token for token in self.after if token is not None)
+
+    def key_for(self, coordinator_id: bytes) -> bytes:
+        """The key of this id; only for a pattern without `*`."""
+        return self.prefix + coordinator_id + self.suffix
+
+    def ids(self, keys: Sequence[bytes]) -> list[bytes]:
+        """The ids, the empty one too, of those keys that match; for a pattern without `*`."""
+        prefix, suffix = self.prefix, self.suffix
+        start = len(prefix)
+        if not suffix:
+            return [key[start:] for key in keys if key.startswith(prefix)]
+        end, shortest = -len(suffix), start + len(suffix)
+        return [
+            key[start:end]
+            for key in keys
+            if key.startswith(prefix) and key.endswith(suffix) and len(key) >= shortest
+        ]
+
+    def select(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Those of `keys` that match this pattern, in order."""
+        prefix = self.prefix
+        if self.is_exact:
+            shortest = len(prefix) + 1
+            return [key for key in keys if key.startswith(prefix) and len(key) >= shortest]
+        matches = _compiled(self).fullmatch
+        return [key for key in keys if key.startswith(prefix) and matches(key)]
+
+    def candidates(self, key: bytes, widths: Collection[int] | None = None) -> Iterator[bytes]:
+        """All ids that `key` can be read as naming, leading first, then shortest.
+
+        Args:
+            key: the whole key.
+            widths: numbers of segments to consider; None for all of them.
+        """
+        segments = key.split(SEPARATOR)
+        total = len(segments)
+        starts = _reachable(self.before, self.anywhere, segments)
+        tails = _reachable(self.after[::-1], self.anywhere, segments[::-1])
+        ends = sorted(total - tail for tail in tails)
+        for start in sorted(starts):
+            for end in ends:
+                if end > start and (widths is None or end - start in widths):
+                    candidate = SEPARATOR.join(segments[start:end])
+                    if candidate:
+                        yield candidate
+
+    def reader(self, widths: Collection[int]) -> Reader:
+        """A quick form of `candidates` for ids that have one of `widths` segments.
+
+        The assignment of keys to owners calls it once per key of the survey, so the
+        common shapes get by with one slice, one find or one split.
+        """
+        start = len(self.prefix)
+        if self.is_exact:
+            return lambda key: (key[start:],)
+        if set(widths) == {1} and None not in self.before:
+            if self.anywhere and not self.after:
+                return lambda key: key[start:].split(SEPARATOR)
+            if self.after == (None,) and not self.anywhere:
+                return lambda key: (key[start : key.index(SEPARATOR, start)],)
+        return lambda key: list(self.candidates(key, widths))
+
+    def _tokens(self) -> list[_Token]:
+        return [*self.before, None, *self.after]
+
+
+def parse(text: str) -> Pattern:
+    """Parse one pattern of the configuration.
+
+    Raises:
+        PatternError: if the pattern has no or several `{id}`, or a segment that mixes
+            literal text with `*` or braces.
+    """
+    segments = text.split(":")
+    places = [i for i, segment in enumerate(segments) if segment in (_ID, _ID_ANYWHERE)]
+    if len(places) != 1 or text.count("{id}") != 1:
+        raise PatternError(
+            f"pattern {text!r} needs {{id}} exactly once, as a whole segment between colons "
+            '(or as "*{id}*")'
+        )
+    place = places[0]
+    rest = segments[:place] + segments[place + 1 :]
+    for segment in rest:
+        if segment != _ANY and re.search(r"[*{}]", segment):
+            raise PatternError(
+                f"pattern {text!r}: segment {segment!r} mixes text with '*' or braces; "
+                "'*' stands alone between colons"
+            )
+    if all(segment == _ANY for segment in rest):
+        raise PatternError(
+            f"pattern {text!r} would match every key; add a literal segment, such as a prefix"
+        )
+    tokens = [None if segment == _ANY else segment.encode() for segment in rest]
+    return Pattern(
+        text=text,
+        before=tuple(tokens[:place]),
+        after=tuple(tokens[place:]),
+        anywhere=segments[place] == _ID_ANYWHERE,
+    )
+
+
+def overlap(one: Pattern, other: Pattern) -> bool:
+    """True if some key could match both patterns.
+
+    Both are sequences of literals and "one or more segments"; `*{id}*` amounts to the
+    latter too, since at least the id itself is there.
+    """
+    return _can_meet(tuple(one._tokens()), tuple(other._tokens()))
+
+
+def covering_glob(patterns: Sequence[Pattern]) -> bytes:
+    """One MATCH pattern that lets every key of every pattern through.
+
+    The families' literal prefixes are merged byte by byte into character classes, up to
+    the shortest prefix: `blocking:` and `coordinator:` give `[bc][lo]o[cr]…*`. One walk
+    with it costs about as much as one with a plain prefix (shared facts §3).
+    """
+    prefixes = [pattern.prefix for pattern in patterns]
+    columns = zip(*prefixes, strict=False)
+    return b"".join(_glob_class(sorted(set(column))) for column in columns) + b"*"
+
+
+def widths_of(ids: Collection[bytes]) -> frozenset[int]:
+    """The numbers of segments that occur among `ids`."""
+    return frozenset({coordinator_id.count(SEPARATOR) + 1 for coordinator_id in ids})
+
+
+def _reachable(tokens: Sequence[_Token], anywhere: bool, segments: Sequence[bytes]) -> set[int]:
+    """How many leading segments `tokens` can consume exactly."""
+    total = len(segments)
+    places = {0}
+    for token in tokens:
+        if token is None:
+            places = set(range(min(places) + 1, total + 1)) if places else set()
+        else:
+            places = {p + 1 for p in places if p < total and segments[p] == token}
+    if anywhere and places:
+        places = set(range(min(places), total + 1))
+    return places
+
+
+def _can_meet(one: tuple[_Token, ...], other: tuple[_Token, ...]) -> bool:
+    """Whether two token sequences have a common key, by searching their states.
+
+    A state (i, j) says how many tokens lie behind on each side; every step consumes one
+    segment on both, and a wildcard that lies just behind may take yet another.
+    """
+    seen: set[tuple[int, int]] = set()
+    todo = [(0, 0)]
+    while todo:
+        state = todo.pop()
+        if state in seen:
+            continue
+        seen.add(state)
+        i, j = state
+        if i == len(one) and j == len(other):
+            return True
+        for next_i, segment_i in _steps(one, i):
+            for next_j, segment_j in _steps(other, j):
+                if segment_i is None or segment_j is None or segment_i == segment_j:
+                    todo.append((next_i, next_j))
+    return False
+
+
+def _steps(tokens: tuple[_Token, ...], at: int) -> Iterator[tuple[int, _Token]]:
+    if at < len(tokens):
+        yield at + 1, tokens[at]
+    if at > 0 and tokens[at - 1] is None:
+        yield at, None
+
+
+@lru_cache(maxsize=64)
+def _compiled(pattern: Pattern) -> re.Pattern[bytes]:
+    # A run of whole segments between two colons is any run of bytes, since segments may be
+    # empty; only the id must not be.
+    before = b"".join(_regex_segment(token) + SEPARATOR for token in pattern.before)
+    after = b"".join(SEPARATOR + _regex_segment(token) for token in pattern.after)
+    return re.compile(before + b".+" + after, re.DOTALL)
+
+
+def _regex_segment(token: _Token) -> bytes:
+    return b".*" if token is None else re.escape(token)
+
+
+def _glob_class(choices: Sequence[int]) -> bytes:
+    escaped = [_glob_escape(choice) for choice in choices]
+    return escaped[0] if len(escaped) == 1 else b"[" + b"".join(escaped) + b"]"
+
+
+def _glob_escape(byte: int) -> bytes:
+    # Inside and outside of a class, a backslash takes the next byte literally.
+    char = bytes([byte])
+    return char if char.isalnum() or char in b":_" or byte >= 0x80 else b"\\" + char

@@ -1,0 +1,102 @@
+-- purge.lua: delete a batch of keys if every heartbeat is still as it was judged.
+--
+-- All or nothing: if one heartbeat changed, nothing is deleted and the reply says which one;
+-- the caller takes its keys out of the batch and calls again. So the usual case, nothing
+-- changed, costs one MGET, one comparison per coordinator and one UNLINK per family, and no
+-- table of which key belongs to whom ever travels.
+--
+-- KEYS  guards (heartbeats to re-read), then the keys to delete: family by family, the
+--       heartbeats that go last, so that an error in the middle leaves them in place.
+-- ARGV  1            G, the number of guards
+--       2            least idle time in seconds that every key to delete must have; 0: any
+--       3            F, the number of families
+--       4 … 3+F      number of keys to delete of each family
+--       4+F … 3+F+G  the value that each guard had when it was judged; "" if it had none;
+--                    the SHA-1 in hex if it is longer than LONG bytes
+-- Returns
+--   {1, n1 … nF}                     deleted: what UNLINK answered for each family
+--   {0, seconds, micros, i, v, …}    nothing deleted: guard i now holds v; v is a number if it
+--                                    holds no string: 0 it is gone, 1 it is of another type
+--   {2, i, …}                        nothing deleted: key i (counted over the keys to delete)
+--                                    was touched too lately
+-- Guarantees
+--   No key is deleted unless, in the same atomic step, every guard was found as judged.
+
+local LONG = 256
+
+local guards = tonumber(ARGV[1])
+local min_idle_s = tonumber(ARGV[2])
+local families = tonumber(ARGV[3])
+local expected_from = 3 + families
+
+local values = redis.call('MGET', unpack(KEYS, 1, guards))
+local changed = nil
+local absent = nil
+for i = 1, guards do
+  local value = values[i]
+  local expected = ARGV[expected_from + i]
+  if value and #value > LONG then
+    value = redis.sha1hex(value)
+  end
+  if value ~= expected or value == '' then
+    if not value and expected == '' then
+      absent = absent or {}
+      absent[#absent + 1] = i
+    else
+      changed = changed or {}
+      changed[#changed + 1] = i
+    end
+  end
+end
+
+if absent then
+  -- MGET answers nil for a key of another type too. One EXISTS tells for all of them.
+  local keys = {}
+  for n, i in ipairs(absent) do
+    keys[n] = KEYS[i]
+  end
+  if redis.call('EXISTS', unpack(keys)) > 0 then
+    changed = changed or {}
+    for _, i in ipairs(absent) do
+      if redis.call('EXISTS', KEYS[i]) == 1 then
+        changed[#changed + 1] = i
+      end
+    end
+  end
+end
+
+if changed then
+  local now = redis.call('TIME')
+  local reply = {0, tonumber(now[1]), tonumber(now[2])}
+  for _, i in ipairs(changed) do
+    reply[#reply + 1] = i
+    reply[#reply + 1] = values[i] or redis.call('EXISTS', KEYS[i])
+  end
+  return reply
+end
+
+if min_idle_s > 0 then
+  local touched = {2}
+  for i = guards + 1, #KEYS do
+    local idle_s = redis.call('OBJECT', 'IDLETIME', KEYS[i])
+    if idle_s and idle_s < min_idle_s then
+      touched[#touched + 1] = i - guards
+    end
+  end
+  if #touched > 1 then
+    return touched
+  end
+end
+
+local reply = {1}
+local from = guards + 1
+for family = 1, families do
+  local count = tonumber(ARGV[3 + family])
+  if count > 0 then
+    reply[family + 1] = redis.call('UNLINK', unpack(KEYS, from, from + count - 1))
+    from = from + count
+  else
+    reply[family + 1] = 0
+  end
+end
+return reply

@@ -1,0 +1,225 @@
+"""Map a stage over its tasks: in this process, or over worker processes.
+
+A stage is a function of one picklable task and a `Pulse`. The pool runs it, passes on how it
+gets on, and lets it know when to stop.
+
+Invariants:
+- No connection is made before a worker exists, and none is passed to it.
+- A worker whose job process is gone ends before its next batch: it looks at its parent's pid
+  a few times a second and before each batch.
+- A worker that dies takes its pool with it. What was not finished is handed back as lost; the
+  pool repeats nothing, since only the job knows what may be repeated.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+from cleanup_job.model import Pulse
+
+KEYS_PER_WORKER = 400_000
+"""`workers: auto` adds a worker for so many keys. Starting a pool costs about 50 ms when it
+forks, and one process alone keeps a server about busy (docs/design.md has the measurement)."""
+
+MAX_AUTO_WORKERS = 2
+"""Reading a key costs the client about as much as the server, and a standalone server has one
+thread: two workers always saturate it."""
+
+POLL_S = 0.1
+"""How often the job looks at progress and at the stop flag while workers work."""
+
+PARENT_CHECK_S = 0.2
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Stage = Callable[[Any, Pulse], Any]
+
+
+class Watch(Protocol):
+    """What the job wants to know and say while a stage runs."""
+
+    def advanced(self, keys: int) -> None:
+        """So many more keys are done."""
+
+    def stopping(self) -> bool:
+        """True if the run should come to an end."""
+
+
+class Pool(Protocol):
+    """Runs a stage over tasks."""
+
+    workers: int
+
+    def map(
+        self, stage: Stage, tasks: Sequence[Task], watch: Watch
+    ) -> Iterator[tuple[Task, Any | None]]:
+        """Each task with its result as it comes; None where its worker was lost.
+
+        Raises:
+            CleanupJobError: what the stage raised.
+        """
+
+
+def workers_for(setting: int | str, engine: str, keys: int) -> int:
+    """How many workers a keyspace of this size is worth."""
+    if engine == "serial":
+        return 1
+    if isinstance(setting, int):
+        return setting
+    spare_cores = (os.cpu_count() or 2) - 1
+    return max(1, min(keys // KEYS_PER_WORKER, MAX_AUTO_WORKERS, spare_cores))
+
+
+@contextmanager
+def open_pool(engine: str, workers: int) -> Iterator[Pool]:
+    """A pool for the length of a run. One worker needs no process of its own."""
+    if engine == "serial" or workers == 1:
+        yield _Serial()
+        return
+    pool = _Processes(workers)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+class _SerialPulse:
+    def __init__(self, watch: Watch) -> None:
+        self.advance = watch.advanced
+        self.stopping = watch.stopping
+
+
+class _Serial:
+    """Everything in this process."""
+
+    workers = 1
+
+    def map(
+        self, stage: Stage, tasks: Sequence[Task], watch: Watch
+    ) -> Iterator[tuple[Task, Any | None]]:
+        pulse = _SerialPulse(watch)
+        for task in tasks:
+            yield task, stage(task, pulse)
+
+
+class _Shared:
+    """The few bytes that the job and its workers share."""
+
+    def __init__(self, context: multiprocessing.context.BaseContext) -> None:
+        self.stop: Any = context.Value(ctypes.c_byte, 0, lock=False)
+        self.done: Any = context.Value(ctypes.c_longlong, 0)
+
+
+class _Processes:
+    """Worker processes on this machine."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._broken = False
+        self._start(_start_method())
+
+    def _start(self, method: str) -> None:
+        context = multiprocessing.get_context(method)
+        self._shared = _Shared(context)
+        self._executor = ProcessPoolExecutor(
+            self.workers,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(self._shared, os.getpid()),
+        )
+
+    def map(
+        self, stage: Stage, tasks: Sequence[Task], watch: Watch
+    ) -> Iterator[tuple[Task, Any | None]]:
+        if self._broken:
+            # By now this process has connections and threads that a fork must not copy.
+            self._broken = False
+            self._start("spawn")
+        self._shared.done.value = 0
+        reported = 0
+        pending: dict[Future[Any], Task] = {}
+        lost: list[Task] = []
+        for task in tasks:
+            try:
+                pending[self._executor.submit(_run, stage, task)] = task
+            except BrokenProcessPool:
+                lost.append(task)
+        while pending:
+            finished, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            self._shared.stop.value = int(watch.stopping())
+            done = self._shared.done.value
+            watch.advanced(done - reported)
+            reported = done
+            for future in finished:
+                task = pending.pop(future)
+                try:
+                    yield task, future.result()
+                except BrokenProcessPool:
+                    lost.append(task)
+        self._broken = bool(lost)
+        yield from ((task, None) for task in lost)
+
+    def close(self) -> None:
+        """End the workers; what they have begun they finish, up to the batch at hand."""
+        self._shared.stop.value = 1
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class _WorkerPulse:
+    def __init__(self, shared: _Shared, parent_pid: int) -> None:
+        self._shared = shared
+        self._parent_pid = parent_pid
+
+    def advance(self, keys: int) -> None:
+        with self._shared.done.get_lock():
+            self._shared.done.value += keys
+
+    def stopping(self) -> bool:
+        return bool(self._shared.stop.value) or os.getppid() != self._parent_pid
+
+
+_pulse: _WorkerPulse | None = None
+
+
+def _start_worker(shared: _Shared, parent_pid: int) -> None:
+    global _pulse
+    _pulse = _WorkerPulse(shared, parent_pid)
+    # A terminal's Ctrl-C and a service's SIGTERM reach the whole group. The job decides what
+    # they mean, and tells through the stop flag.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(parent_pid,), daemon=True).start()
+
+
+def _end_with_parent(parent_pid: int) -> None:
+    """A worker that waits for tasks of a dead job would wait for ever."""
+    while os.getppid() == parent_pid:
+        time.sleep(PARENT_CHECK_S)
+    os._exit(1)
+
+
+def _run(stage: Stage, task: Any) -> Any:
+    assert _pulse is not None, "tasks run in workers that _start_worker prepared"
+    return stage(task, _pulse)
+
+
+def _start_method() -> str:
+    """Fork where it is safe, since it saves each worker the imports.
+
+    It is not on macOS, nor in a program that has threads: a fork copies their locks as they
+    are.
+    """
+    if sys.platform == "linux" and threading.active_count() == 1:
+        return "fork"
+    return "spawn"

@@ -1,0 +1,362 @@
+"""Outcomes to a report, and the report to text and JSON.
+
+The identity `planned = deleted + gone + spared + failed + unknown` is computed here from the
+workers' counts, per family and in total, and checked against the plan. If it does not hold, the
+status is `failed`, whatever else went well: a report that does not add up is not to be trusted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from cleanup_job.model import (
+    HEARTBEAT,
+    OUTCOMES,
+    Counts,
+    Findings,
+    Outcome,
+    Problem,
+    Sample,
+    Timings,
+    printable,
+)
+
+SCHEMA_VERSION = 1
+
+WIDTH = 80
+
+
+class Target(msgspec.Struct, frozen=True):
+    """The server that was swept."""
+
+    product: str
+    version: str
+    mode: str
+    nodes: list[str]
+    db: int
+
+
+class Coordinators(msgspec.Struct, frozen=True):
+    """What was found (checked = live + stale + unreadable + future), and what became of it."""
+
+    checked: int = 0
+    live: int = 0
+    stale: int = 0
+    unreadable: int = 0
+    future: int = 0
+    orphaned: int = 0
+    purged: int = 0
+    revived: int = 0
+    orphans_purged: int = 0
+
+
+class FamilyKeys(msgspec.Struct, frozen=True):
+    """Keys of one family; planned = deleted + gone + spared + failed + unknown."""
+
+    matched: int = 0
+    planned: int = 0
+    deleted: int = 0
+    gone: int = 0
+    spared: int = 0
+    failed: int = 0
+    unknown: int = 0
+
+    @property
+    def adds_up(self) -> bool:
+        """True if every planned key ended in exactly one outcome."""
+        outcomes = self.deleted + self.gone + self.spared + self.failed + self.unknown
+        return self.planned == outcomes
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """Keys in total and by family. `scanned` is what the walked database held."""
+
+    scanned: int = 0
+    matched: int = 0
+    planned: int = 0
+    deleted: int = 0
+    gone: int = 0
+    spared: int = 0
+    failed: int = 0
+    unknown: int = 0
+    by_family: dict[str, FamilyKeys] = {}
+
+
+class Phases(msgspec.Struct, frozen=True):
+    """Seconds per phase."""
+
+    survey_s: float = 0.0
+    judge_s: float = 0.0
+    purge_s: float = 0.0
+
+
+class CommandTimes(msgspec.Struct, frozen=True):
+    """How often a command was called, and how long it took."""
+
+    calls: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+class ServerUse(msgspec.Struct, frozen=True):
+    """What the run cost the server. Its CPU includes other clients' work meanwhile."""
+
+    cpu_s: float = 0.0
+    used_memory_before: int = 0
+    used_memory_after: int = 0
+
+
+class PartitionWalk(msgspec.Struct, frozen=True):
+    """One partition: `scanned` is what its SCAN calls returned."""
+
+    node: str
+    range: str
+    scanned: int
+    seconds: float
+    attempts: int
+
+
+class Example(msgspec.Struct, frozen=True):
+    """One coordinator with its verdict and the reason for it."""
+
+    id: str
+    verdict: str
+    reason: str
+    age_s: float | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run found and did. `to_json` gives the documented format."""
+
+    schema_version: int = SCHEMA_VERSION
+    status: str
+    dry_run: bool
+    run_id: str
+    started_at: str
+    duration_s: float
+    target: Target
+    coordinators: Coordinators = Coordinators()
+    keys: Keys = Keys()
+    phases: Phases = Phases()
+    commands: dict[str, CommandTimes] = {}
+    server: ServerUse = ServerUse()
+    workers: int = 1
+    partitions: list[PartitionWalk] = []
+    samples: list[Example] = []
+    warnings: list[Problem] = []
+    errors: list[Problem] = []
+
+
+def to_json(report: Report) -> bytes:
+    """The report as JSON, for machines."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def count_keys(
+    scanned: int, matched: dict[str, int], planned: dict[str, int], outcomes: Iterable[Outcome]
+) -> Keys:
+    """All counts by family, and their sums."""
+    totals: Counts = {family: dict.fromkeys(OUTCOMES, 0) for family in matched}
+    for outcome in outcomes:
+        for family, counts in outcome.counts.items():
+            for name, keys in counts.items():
+                totals[family][name] += keys
+    families = {
+        family: FamilyKeys(
+            matched=matched[family], planned=planned.get(family, 0), **totals[family]
+        )
+        for family in matched
+    }
+    sums = {
+        name: sum(getattr(family, name) for family in families.values())
+        for name in FamilyKeys.__struct_fields__
+    }
+    return Keys(scanned=scanned, by_family=families, **sums)
+
+
+def imbalances(keys: Keys) -> list[Problem]:
+    """The families whose counts do not add up to what was planned."""
+    return [
+        Problem("imbalance", f"the counts of {family} keys do not add up to the plan", 1)
+        for family, counts in keys.by_family.items()
+        if not counts.adds_up
+    ]
+
+
+def status_of(keys: Keys, errors: Sequence[Problem], *, covered: bool, dry_run: bool) -> str:
+    """complete, partial or failed; see the module's note."""
+    if not dry_run and any(not counts.adds_up for counts in keys.by_family.values()):
+        return "failed"
+    if errors or not covered or keys.failed or keys.unknown:
+        return "partial"
+    return "complete"
+
+
+def summarize_timings(timings: Timings) -> dict[str, CommandTimes]:
+    """Calls and percentiles by command, the busiest first."""
+    ordered = sorted(timings.items(), key=lambda item: -sum(item[1]))
+    return {command: _command_times(seconds) for command, seconds in ordered if seconds}
+
+
+def walks(findings: Iterable[Findings]) -> list[PartitionWalk]:
+    """The partitions as the report lists them."""
+    return [
+        PartitionWalk(
+            node=found.partition.node,
+            range=found.partition.range,
+            scanned=found.scanned,
+            seconds=round(found.seconds, 4),
+            attempts=found.attempts,
+        )
+        for found in sorted(findings, key=lambda found: found.partition.index)
+    ]
+
+
+def example(sample: Sample) -> Example:
+    """A sample as text."""
+    age_s = None if sample.age_ms is None else sample.age_ms / 1000
+    return Example(
+        id=printable(sample.coordinator_id),
+        verdict=sample.kind.value,
+        reason=sample.reason,
+        age_s=age_s,
+    )
+
+
+def merge_problems(problems: Iterable[Problem]) -> list[Problem]:
+    """One problem per code and message, with all counts and the first samples."""
+    merged: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        key = (problem.code, problem.message)
+        before = merged.get(key)
+        if before is not None:
+            problem = Problem(
+                *key, before.count + problem.count, (before.samples + problem.samples)[:3]
+            )
+        merged[key] = problem
+    return list(merged.values())
+
+
+def to_text(report: Report) -> str:
+    """The report for people, in at most 80 columns where ids and messages allow."""
+    lines = [_headline(report), ""]
+    lines += _coordinator_lines(report)
+    lines += ["", *_key_table(report)]
+    if report.samples:
+        lines += ["", *_sample_lines(report.samples)]
+    lines += ["", *_cost_lines(report)]
+    for title, problems in (("warning", report.warnings), ("error", report.errors)):
+        lines += [_problem_line(title, problem) for problem in problems]
+    lines += ["", _conclusion(report)]
+    return "\n".join(lines) + "\n"
+
+
+def _headline(report: Report) -> str:
+    target = report.target
+    product = {"valkey": "Valkey", "redis": "Redis"}.get(target.product, target.product)
+    what = "dry run" if report.dry_run else "run"
+    return (
+        f"{what} {report.run_id} on {product} {target.version} {target.mode}, "
+        f"{', '.join(target.nodes)} db {target.db}"
+    )
+
+
+def _coordinator_lines(report: Report) -> list[str]:
+    found = report.coordinators
+    lines = [
+        f"coordinators  {found.checked:>10,} checked: {found.live:,} live, {found.stale:,} stale, "
+        f"{found.unreadable:,} unreadable, {found.future:,} future",
+        f"              {found.orphaned:>10,} orphaned (owned keys without any heartbeat)",
+    ]
+    if not report.dry_run:
+        lines.append(
+            f"              {found.purged:>10,} purged, {found.revived:,} revived and spared, "
+            f"{found.orphans_purged:,} orphans purged"
+        )
+    return lines
+
+
+def _key_table(report: Report) -> list[str]:
+    columns = ("matched", "planned", *([] if report.dry_run else OUTCOMES))
+    names = [*report.keys.by_family, "total"]
+    first = max(len("keys"), *(len(name) for name in names))
+    rows = [f"{'keys':<{first}}" + "".join(f"{column:>10}" for column in columns)]
+    for name in names:
+        counts = report.keys if name == "total" else report.keys.by_family[name]
+        cells = "".join(f"{getattr(counts, column):>10,}" for column in columns)
+        rows.append(f"{name:<{first}}{cells}")
+    return rows
+
+
+def _sample_lines(samples: Sequence[Example]) -> list[str]:
+    lines = ["samples"]
+    for sample in samples:
+        age = "" if sample.age_s is None else f"{sample.age_s:>12,.1f} s"
+        lines.append(f"  {sample.verdict:<10} {age:>14}  {sample.id}  ({sample.reason})")
+    return lines
+
+
+def _cost_lines(report: Report) -> list[str]:
+    phases = report.phases
+    server = report.server
+    lines = [
+        f"time          {report.duration_s:.3f} s: survey {phases.survey_s:.3f}, "
+        f"judge {phases.judge_s:.3f}, purge {phases.purge_s:.3f}; "
+        f"workers {report.workers}",
+        f"server        {server.cpu_s:.3f} s CPU, memory "
+        f"{_megabytes(server.used_memory_before)} → {_megabytes(server.used_memory_after)}; "
+        f"{report.keys.scanned:,} keys scanned",
+    ]
+    lines += [
+        f"  {command:<10} {times.calls:>7,} calls   p50 {times.p50_ms:.2f} ms   "
+        f"p99 {times.p99_ms:.2f} ms   max {times.max_ms:.2f} ms"
+        for command, times in report.commands.items()
+        if times.calls > 1
+    ]
+    return lines
+
+
+def _problem_line(title: str, problem: Problem) -> str:
+    line = f"{title}: {problem.message} ({problem.count:,})"
+    return line + (f"; e.g. {', '.join(problem.samples)}" if problem.samples else "")
+
+
+def _conclusion(report: Report) -> str:
+    keys = report.keys
+    if report.status == "failed":
+        return "FAILED: the counts do not add up; please report this as a bug"
+    if report.status == "partial":
+        return (
+            f"PARTIAL: {keys.deleted:,} of {keys.planned:,} planned keys deleted; "
+            "run again to finish the rest"
+        )
+    if report.dry_run:
+        return f"complete: {keys.planned:,} keys would be deleted; nothing was"
+    return f"complete: {keys.deleted:,} of {keys.planned:,} planned keys deleted"
+
+
+def _command_times(seconds: Sequence[float]) -> CommandTimes:
+    ordered = sorted(seconds)
+    return CommandTimes(
+        calls=len(ordered),
+        p50_ms=_percentile_ms(ordered, 0.50),
+        p99_ms=_percentile_ms(ordered, 0.99),
+        max_ms=round(ordered[-1] * 1000, 3),
+    )
+
+
+def _percentile_ms(ordered: Sequence[float], share: float) -> float:
+    """The nearest-rank percentile, in milliseconds."""
+    rank = max(1, math.ceil(share * len(ordered)))
+    return round(ordered[rank - 1] * 1000, 3)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1_000_000:,.1f} MB"
+
+
+__all__ = ["HEARTBEAT", "Report", "to_json", "to_text"]

@@ -1,0 +1,236 @@
+"""A worker's connection: requests in flight, each timed; a lost reply is never a retry.
+
+redis-py makes the connection, logs in, packs and parses. What this module adds is a queue
+of requests that were sent and not answered yet, so that the server works on the next one
+while Python digests the last.
+
+Invariants:
+- Replies are handed out in the order of the requests.
+- Nothing is sent twice. When the connection breaks, every request in flight has an unknown
+  outcome, and `WireLostError` says so; whoever sent it decides what that means.
+- A connection belongs to the process that made it: after a fork a new one is made.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import redis
+from redis import connection as redis_connection
+
+from cleanup_job.errors import CleanupJobError, ServerRefusedError, ServerUnavailableError
+from cleanup_job.model import Endpoint, Timings
+
+CONNECT_TIMEOUT_S = 5.0
+"""How long to wait for a connection. On a network where this is too short, a sweep would
+be hopeless anyway."""
+
+REPLY_TIMEOUT_S = 30.0
+"""How long to wait for one reply. Our own commands take milliseconds, so this only has to
+outlast somebody else's slow script or a disk that stalls the server."""
+
+Reply = Any
+Handler = Callable[[Reply], None]
+
+
+class WireLostError(ServerUnavailableError):
+    """The connection broke; what was in flight has an unknown outcome."""
+
+    def __init__(self, message: str, code: str = "connection_lost") -> None:
+        super().__init__(message, code)
+
+
+class Wire:
+    """One connection with a queue of requests in flight."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Connect and log in.
+
+        Raises:
+            ServerUnavailableError: unreachable, still loading.
+            ServerRefusedError: wrong password, not a Redis, no such database.
+        """
+        self.endpoint = endpoint
+        self.timings: Timings = {}
+        self._in_flight: deque[tuple[str, float, Handler]] = deque()
+        self._last_reply_at = 0.0
+        self._connection = _connect(endpoint)
+
+    def __len__(self) -> int:
+        """How many requests are in flight."""
+        return len(self._in_flight)
+
+    def send(self, *words: bytes | str | int, then: Handler) -> None:
+        """Send one request; `then` is called with its reply, an error reply included.
+
+        Raises:
+            WireLostError: if the connection broke.
+        """
+        packed = self._connection.pack_command(*words)
+        self._in_flight.append((str(words[0]), perf_counter(), then))
+        try:
+            self._connection.send_packed_command(packed, check_health=False)
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise self._lost(error) from error
+
+    def receive(self) -> None:
+        """Wait for the next reply and hand it to its `then`.
+
+        Raises:
+            WireLostError: if the connection broke.
+        """
+        try:
+            reply = self._connection.read_response(disable_decoding=True)
+        except redis.exceptions.BusyLoadingError as error:
+            raise self._lost(error) from error
+        except redis.ResponseError as error:
+            reply = error
+        except (redis.RedisError, OSError) as error:
+            raise self._lost(error) from error
+        command, sent_at, then = self._in_flight.popleft()
+        now = perf_counter()
+        # With several requests in flight the server starts on one when it is done with the
+        # one before, so its own time is counted from there.
+        self.timings.setdefault(command, []).append(now - max(sent_at, self._last_reply_at))
+        self._last_reply_at = now
+        then(reply)
+
+    def drain(self) -> None:
+        """Receive until nothing is in flight."""
+        while self._in_flight:
+            self.receive()
+
+    def ask(self, *words: bytes | str | int) -> Reply:
+        """Send one request, wait for it and whatever was before it.
+
+        Raises:
+            WireLostError: if the connection broke.
+            CleanupJobError: what `refusal` makes of an error reply.
+        """
+        replies: list[Reply] = []
+        self.send(*words, then=replies.append)
+        self.drain()
+        if isinstance(replies[-1], redis.ResponseError):
+            raise refusal(str(words[0]), replies[-1], self.endpoint)
+        return replies[-1]
+
+    def take_timings(self) -> Timings:
+        """The timings since the last call."""
+        taken, self.timings = self.timings, {}
+        return taken
+
+    def close(self) -> None:
+        """Close the connection. What is in flight is lost."""
+        self._in_flight.clear()
+        self._connection.disconnect()
+
+    def _lost(self, error: Exception) -> WireLostError:
+        in_flight = len(self._in_flight)
+        self.close()
+        return WireLostError(
+            f"lost the connection to {self.endpoint.address} with {in_flight} requests in "
+            f"flight: {_reason(error)}"
+        )
+
+
+_open: dict[tuple[int, Endpoint], Wire] = {}
+
+
+def borrow(endpoint: Endpoint) -> Wire:
+    """This process's connection to a server, made if there is none."""
+    key = (os.getpid(), endpoint)
+    if key not in _open:
+        _open[key] = Wire(endpoint)
+    return _open[key]
+
+
+def discard(endpoint: Endpoint) -> None:
+    """Close this process's connection to a server, so that the next `borrow` makes a new one."""
+    wire = _open.pop((os.getpid(), endpoint), None)
+    if wire is not None:
+        wire.close()
+
+
+def refusal(command: str, error: redis.ResponseError, endpoint: Endpoint) -> CleanupJobError:
+    """The error of ours that an error reply stands for."""
+    where = endpoint.address
+    text = str(error)
+    if isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in text:
+        return ServerRefusedError(
+            f"{where}: this user may not run {command} ({text}); "
+            f"give it the right with ACL SETUSER … +{command.lower()} and access to the keys",
+            "no_permission",
+        )
+    if isinstance(error, redis.exceptions.ReadOnlyError) or text.startswith("READONLY"):
+        return ServerRefusedError(
+            f"{where} is a read-only replica; give the address of its primary", "replica"
+        )
+    if isinstance(error, redis.AuthenticationError) or text.startswith("NOAUTH"):
+        return _wrong_password(where, text)
+    if text.startswith(("BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "LOADING")):
+        return ServerUnavailableError(f"{where} cannot answer {command} now: {text}", "busy")
+    return ServerRefusedError(f"{where} answered {command} with an error: {text}", "error_reply")
+
+
+def _connect(endpoint: Endpoint) -> Any:
+    options: dict[str, Any] = {
+        "db": endpoint.db,
+        "username": endpoint.username,
+        "password": str(endpoint.password) if endpoint.password is not None else None,
+        "socket_timeout": REPLY_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "protocol": 2,  # known by every server in use; RESP3 brings us nothing
+        "lib_name": None,  # no CLIENT SETINFO: one right less to ask for
+        "lib_version": None,
+    }
+    classes: Any = redis_connection  # its connections are not typed
+    if endpoint.unix_path is not None:
+        connection = classes.UnixDomainSocketConnection(path=endpoint.unix_path, **options)
+    else:
+        connection = classes.Connection(host=endpoint.host, port=endpoint.port, **options)
+    try:
+        connection.connect()
+    except (redis.RedisError, OSError, ValueError) as error:
+        connection.disconnect()
+        raise _why_no_connection(error, endpoint) from error
+    return connection
+
+
+def _why_no_connection(error: Exception, endpoint: Endpoint) -> CleanupJobError:
+    where = endpoint.address
+    text = _reason(error)
+    if isinstance(error, redis.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
+        return _wrong_password(where, text)
+    if isinstance(error, redis.exceptions.InvalidResponse | ValueError) or "Protocol" in text:
+        return ServerRefusedError(f"{where} is not a Redis or Valkey server ({text})", "not_redis")
+    if isinstance(error, redis.exceptions.BusyLoadingError):
+        return ServerUnavailableError(
+            f"{where} is still loading its data; try again later", "loading"
+        )
+    if "invalid DB index" in text or "out of range" in text:
+        return ServerRefusedError(f"{where} has no database {endpoint.db} ({text})", "no_database")
+    if isinstance(error, redis.ResponseError):
+        return refusal("AUTH or SELECT", error, endpoint)
+    return ServerUnavailableError(
+        f"cannot reach {where}: {text}; check the address and that the server runs", "unreachable"
+    )
+
+
+def _wrong_password(where: str, text: str) -> ServerRefusedError:
+    return ServerRefusedError(
+        f"{where} did not accept the login ({text}); "
+        "set REDIS_PASSWORD, or user and password in REDIS_URL",
+        "wrong_password",
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in a few words: redis-py wraps the system's own."""
+    if isinstance(error, redis.TimeoutError | socket.timeout):
+        return "timed out"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
