@@ -6,6 +6,7 @@ plan, delete by plan, report. Stages do not know each other; frozen values pass 
 
 from __future__ import annotations
 
+import heapq
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -327,7 +328,7 @@ def _report(
         ),
         workers=workers,
         partitions=reports.walks(surveyed.findings),
-        samples=[reports.example(sample) for sample in _samples(verdicts, sweep.show)],
+        samples=[reports.example(sample) for sample in _samples(verdicts, sweep)],
         warnings=[*surveyed.warnings, *_warnings(sweep, surveyed, verdicts, plan, outcomes)],
         errors=errors,
     )
@@ -354,12 +355,14 @@ def _coordinators(
     )
 
 
-def _samples(verdicts: Verdicts, show: int) -> Iterator[Sample]:
+def _samples(verdicts: Verdicts, sweep: _Sweep) -> Iterator[Sample]:
     """Some of each verdict: the oldest of the stale, and the first of the others."""
-    stale = sorted(verdicts.stale.items(), key=lambda item: -item[1].age_ms)[:show]
+    show = sweep.show
+    stale = heapq.nlargest(show, verdicts.stale.items(), key=lambda item: item[1].age_ms)
     for name, beat in stale:
         yield Sample(name, Kind.STALE, "older than stale_after", beat.age_ms)
-    for name in sorted(verdicts.orphan_ids())[:show]:
+    orphans = [] if sweep.config.orphans == "ignore" else sorted(verdicts.orphan_ids())
+    for name in orphans[:show]:
         keys = sum(len(family.get(name, ())) for family in verdicts.orphans)
         yield Sample(name, Kind.ORPHANED, f"no heartbeat, {keys} keys")
     for kind in (Kind.UNREADABLE, Kind.FUTURE):
@@ -392,8 +395,8 @@ def _warnings(
         elif orphans - plan.orphans:
             young = orphans - plan.orphans
             message = (
-                f"orphans were kept, since a key was touched within {sweep.config.orphan_grace} s "
-                "or could name too many ids"
+                f"orphans were kept: a key was touched within {sweep.config.orphan_grace} s, or "
+                "the server can't tell (small integers), or it could name too many ids"
             )
             yield Problem("orphans_kept", message, len(young), _names(young))
     spared = set[bytes]().union(*(outcome.spared for outcome in outcomes))

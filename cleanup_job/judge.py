@@ -32,7 +32,8 @@ EARLIEST_MS = 978_307_200_000
 """2001-01-01. No heartbeat is older: an earlier time is a time in another unit (seconds read
 as ms lie in January 1970), and deleting on the strength of it would purge live fleets."""
 
-EMPTY_ID = "the id is empty"
+LATEST_MS = 2**62
+"""Later times count as this one, so that no age leaves the range of 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def judge_heartbeat(value: bytes, now_ms: int, rule: Rule) -> Judgement:
         problem = _why_unusable(time, rule.unit_ms)
         if problem:
             return Judgement(Kind.UNREADABLE, problem)
-    age_ms = now_ms - int(max(times) * rule.unit_ms)
+    age_ms = now_ms - int(min(max(times) * rule.unit_ms, LATEST_MS))
     if age_ms < 0:
         return Judgement(Kind.FUTURE, "its time lies in the future", age_ms)
     if age_ms > rule.stale_after_ms:
@@ -183,8 +184,8 @@ def _assign(
 
 
 def candidates_within(pattern: Pattern, key: bytes, limit: int) -> tuple[bytes, ...] | None:
-    """All ids that the key could name, or None if there are more than `limit`."""
-    named = tuple(dict.fromkeys(islice(pattern.candidates(key), limit + 1)))
+    """All ids that the key could name, or None if there are more than `limit` readings."""
+    named = tuple(islice(pattern.candidates(key), limit + 1))
     return None if len(named) > limit else named
 
 
@@ -224,7 +225,7 @@ def _json_type(decoded: object) -> str:
 def _why_unusable(time: object, unit_ms: int) -> str | None:
     if isinstance(time, bool) or not isinstance(time, int | float):
         return f"its time is no number but {_time_type(time)}"
-    if not math.isfinite(time):
+    if isinstance(time, float) and not math.isfinite(time):
         return "its time is no finite number"
     if time * unit_ms < EARLIEST_MS:
         return "its time lies before 2001: another unit, or no time"

@@ -86,7 +86,12 @@ def survey(task: SurveyTask, pulse: Pulse) -> Findings:
 
 
 def survey_idle(task: IdleTask, pulse: Pulse) -> frozenset[bytes]:
-    """Those keys that were touched too lately for an orphan's; read only.
+    """Those keys that were touched too lately for an orphan's, or nobody knows when; read only.
+
+    Redis keeps one shared object for each integer from 0 to 9999 (unless it evicts by LRU). A
+    key that holds one has its idle time, which writing the key does not reset: a record `1`
+    written this second can seem untouched for days. Such a value is told by its reference
+    count.
 
     Raises:
         ServerUnavailableError: if the connection broke.
@@ -96,16 +101,22 @@ def survey_idle(task: IdleTask, pulse: Pulse) -> frozenset[bytes]:
     young: list[bytes] = []
     for key in unpack(task.keys):
 
-        def take(reply: Reply, key: bytes = key) -> None:
+        def take_idle(reply: Reply, key: bytes = key) -> None:
             idle_s = _accept("OBJECT", reply, wire)
             if idle_s is not None and idle_s < task.min_idle_s:
                 young.append(key)
 
+        def take_references(reply: Reply, key: bytes = key) -> None:
+            references = _accept("OBJECT", reply, wire)
+            if references is not None and references > 1:
+                young.append(key)
+
         if pulse.stopping():
             break
-        if len(wire) >= IDLE_READS_IN_FLIGHT:
+        while len(wire) >= IDLE_READS_IN_FLIGHT:
             wire.receive()
-        wire.send("OBJECT", "IDLETIME", key, then=take)
+        wire.send("OBJECT", "IDLETIME", key, then=take_idle)
+        wire.send("OBJECT", "REFCOUNT", key, then=take_references)
     wire.drain()
     return frozenset(young)
 

@@ -185,8 +185,7 @@ def _connect(endpoint: Endpoint) -> Any:
         "socket_timeout": REPLY_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "protocol": 2,  # known by every server in use; RESP3 brings us nothing
-        "lib_name": None,  # no CLIENT SETINFO: one right less to ask for
-        "lib_version": None,
+        "driver_info": None,  # no CLIENT SETINFO: one right less to ask for
     }
     classes: Any = redis_connection  # its connections are not typed
     if endpoint.unix_path is not None:

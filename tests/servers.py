@@ -128,9 +128,12 @@ def running(name: str = DEFAULT, **config: str) -> Iterator[ServerProcess]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port <= 55_535:  # a cluster's node also takes the port 10,000 higher
+            return port
 
 
 def in_ci() -> bool:

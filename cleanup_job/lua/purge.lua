@@ -18,7 +18,7 @@
 --   {0, seconds, micros, i, v, …}    nothing deleted: guard i now holds v; v is a number if it
 --                                    holds no string: 0 it is gone, 1 it is of another type
 --   {2, i, …}                        nothing deleted: key i (counted over the keys to delete)
---                                    was touched too lately
+--                                    was touched too lately, or nobody knows when
 -- Guarantees
 --   No key is deleted unless, in the same atomic step, every guard was found as judged.
 
@@ -79,7 +79,8 @@ if min_idle_s > 0 then
   local touched = {2}
   for i = guards + 1, #KEYS do
     local idle_s = redis.call('OBJECT', 'IDLETIME', KEYS[i])
-    if idle_s and idle_s < min_idle_s then
+    -- A shared value (small integers, on Redis) has one idle time for all keys that hold it.
+    if idle_s and (idle_s < min_idle_s or redis.call('OBJECT', 'REFCOUNT', KEYS[i]) > 1) then
       touched[#touched + 1] = i - guards
     end
   end

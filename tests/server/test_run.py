@@ -1,0 +1,184 @@
+"""The main job on real servers: the validation report's case, and the report's truth."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import redis
+
+from cleanup_job import demo
+from cleanup_job.config import Keys, Timestamp
+from cleanup_job.job import Observer
+from tests.keys import (
+    STALE_MS,
+    assert_adds_up,
+    heartbeat_key,
+    keys_of,
+    owned_keys,
+    sweep,
+    write_coordinator,
+    write_heartbeat,
+    write_owned,
+)
+from tests.servers import ServerProcess
+
+WRITES = {"set", "mset", "del", "unlink", "expire", "evalsha", "eval", "script|load", "script"}
+
+
+def command(server: ServerProcess, *words: str) -> tuple[int, Any]:
+    """Run `cleanup-job run … --json -`; its exit code and report."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cleanup_job", "run", "--url", server.url, "--json", "-", *words],
+        capture_output=True,
+        check=False,
+    )
+    assert done.stderr == b""
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_seed_case(server: ServerProcess, client: redis.Redis) -> None:
+    """Issue 2, show it 2: a dry run, a run, and a run that finds nothing."""
+    live = demo.seed(client, 10_000)
+    assert client.dbsize() == 40_040
+
+    code, report = command(server, "--dry-run")
+    assert (code, report["status"], report["dry_run"]) == (0, "complete", True)
+    assert report["keys"]["planned"] == 40_000
+    assert report["keys"]["deleted"] == 0
+    assert client.dbsize() == 40_040
+
+    code, report = command(server)
+    assert (code, report["status"]) == (0, "complete")
+    assert report["keys"]["deleted"] == report["keys"]["planned"] == 40_000
+    assert report["coordinators"]["checked"] == 10_010
+    assert report["coordinators"]["purged"] == 10_000
+    assert client.dbsize() == 40
+    assert [value.decode() for value in client.mget(list(live))] == list(live.values())
+
+    code, report = command(server)
+    assert (code, report["status"]) == (0, "complete")
+    assert report["keys"]["planned"] == report["coordinators"]["stale"] == 0
+
+
+def test_dry_run_sends_no_write(server: ServerProcess, client: redis.Redis) -> None:
+    write_coordinator(client, "dead", STALE_MS)
+    write_owned(client, "orphan")
+    client.config_resetstat()
+    report = sweep(server, dry_run=True, orphans="purge")
+    sent = {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
+    assert not sent & WRITES
+    assert report.keys.planned == 6
+    assert {sample.verdict for sample in report.samples} == {"stale", "orphaned"}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_report_tells_what_is_gone(
+    server: ServerProcess, client: redis.Redis, workers: int
+) -> None:
+    for number in range(300):
+        write_coordinator(client, f"dead-{number}", STALE_MS)
+        write_coordinator(client, f"live-{number}", 1000)
+    before = keys_of(client)
+    report = sweep(server, workers=workers)
+    after = keys_of(client)
+    assert report.status == "complete"
+    assert report.keys.scanned == len(before)
+    assert report.keys.deleted == len(before - after) == 300 * 6
+    assert after == {
+        key
+        for number in range(300)
+        for key in (heartbeat_key(f"live-{number}"), *owned_keys(f"live-{number}"))
+    }
+    by_family = report.keys.by_family
+    assert by_family["ack"].deleted == 600
+    assert by_family["heartbeat"].deleted == 300
+    assert_adds_up(report)
+
+
+def test_keys_that_no_pattern_names_are_left(server: ServerProcess, client: redis.Redis) -> None:
+    write_coordinator(client, "dead", STALE_MS)
+    others = {
+        b"blocking:retry:dead:1",
+        b"blocking:signal",
+        b"blocking:signal:",
+        b"blocking:signals:dead",
+        b"blocking:ack:dead",
+        b"swarm:s:blocking:dead",
+        b"dead",
+    }
+    client.mset(dict.fromkeys(others, "1"))
+    sweep(server, orphans="purge", orphan_grace=1)
+    assert keys_of(client) == others
+
+
+def test_a_coordinator_with_more_keys_than_a_batch(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    write_coordinator(client, "dead", STALE_MS)
+    write_coordinator(client, "live", 1000)
+    for name in ("dead", "live"):
+        client.mset({f"blocking:ack:{name}:{number}": "1" for number in range(5_000)})
+    report = sweep(server)
+    assert report.keys.deleted == 5_006
+    assert report.coordinators.purged == 1
+    assert client.dbsize() == 5_006
+
+
+def test_records_between_two_dead_go_once(server: ServerProcess, client: redis.Redis) -> None:
+    for name in ("a", "b", "a:b"):
+        write_heartbeat(client, name, STALE_MS)
+    client.set("blocking:idempotency:a:b:completion:1:17", "1")
+    report = sweep(server)
+    assert report.keys.by_family["idempotency"].deleted == 1
+    assert report.coordinators.purged == 3
+    assert client.dbsize() == 0
+    assert_adds_up(report)
+
+
+def test_other_layouts_are_a_matter_of_configuration(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+
+    seconds = client.time()[0]
+    client.set("hb:w1:beat", json.dumps({"at": seconds - 61}))
+    client.set("hb:w2:beat", json.dumps({"at": seconds - 1}))
+    client.mset({"job:w1:7": "1", "job:w2:7": "1", "swarm:s:blocking:w1": "1"})
+    keys = Keys(
+        heartbeat="hb:{id}:beat",
+        timestamp=Timestamp(fields=("at",), unit="s"),
+        owned={"job": "job:{id}:*", "blocking": "swarm:*:blocking:{id}"},
+    )
+    report = sweep(server, keys=keys, stale_after=60)
+    assert report.keys.deleted == 3
+    assert keys_of(client) == {b"hb:w2:beat", b"job:w2:7"}
+
+
+def test_full_server_can_be_cleaned(server: ServerProcess, client: redis.Redis) -> None:
+    """Out of memory is when a purge is needed most."""
+    for number in range(200):
+        write_coordinator(client, f"dead-{number}", STALE_MS)
+    client.config_set("maxmemory", 1_000_000)
+    try:
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            client.set("x", "1")
+        report = sweep(server)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert report.status == "complete"
+    assert client.dbsize() == 0
+
+
+def test_scripts_flushed_in_the_middle(server: ServerProcess, client: redis.Redis) -> None:
+    class Flush(Observer):
+        def advanced(self, keys: int) -> None:
+            client.script_flush()
+
+    for number in range(4_000):
+        write_coordinator(client, f"dead-{number}", STALE_MS)
+    report = sweep(server, observer=Flush())
+    assert report.status == "complete"
+    assert client.dbsize() == 0

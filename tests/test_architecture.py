@@ -1,0 +1,75 @@
+"""The shape of the house: imports point one way, and pure parts are pure."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import cleanup_job
+
+PACKAGE = Path(cleanup_job.__file__).parent
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+PURE = {"errors", "keyspace", "model", "judge", "plan"}
+STAGES = {"topology", "survey", "plan", "purge", "pool", "report"}
+IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
+
+LAYERS = [
+    {"errors", "keyspace"},
+    {"model"},
+    {"judge", "config", "wire"},
+    STAGES,
+    {"job"},
+    {"progress", "demo"},
+    {"cli"},
+    {"__main__", "__init__"},
+]
+"""From the ground up; a module imports only from layers below its own."""
+
+
+def imports_of(module: str) -> set[str]:
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def internal_imports_of(module: str) -> set[str]:
+    own = {name.split(".")[1] for name in imports_of(module) if name.startswith("cleanup_job.")}
+    return own & set(MODULES)
+
+
+def layer_of(module: str) -> int:
+    return next(i for i, layer in enumerate(LAYERS) if module in layer)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_its_layer(module: str) -> None:
+    assert sum(module in layer for layer in LAYERS) == 1
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    for imported in internal_imports_of(module):
+        assert layer_of(imported) < layer_of(module), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_pure_modules_know_no_redis_and_no_clock(module: str) -> None:
+    roots = {name.partition(".")[0] for name in imports_of(module)}
+    assert not roots & IMPURE_IMPORTS
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "cli"])
+def test_only_cli_exits(module: str) -> None:
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    # os._exit ends a worker whose job is gone; nobody is left to be told.
+    assert not {"sys.exit", "exit", "quit"} & set(calls)

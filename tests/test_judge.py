@@ -1,0 +1,200 @@
+"""Verdicts on heartbeats, and owners of keys, by the design's promises."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cleanup_job.config import Config
+from cleanup_job.judge import decide, judge_heartbeat
+from cleanup_job.model import Findings, Kind, Partition, Rule, Sample, pack
+
+NOW = 1_760_000_000_000
+RULE = Rule(stale_after_ms=600_000, fields=("timestamp", "lastHeartbeat"), unit_ms=1)
+SCHEMA = Config().schema()
+
+
+def kind(value: bytes | str, rule: Rule = RULE) -> Kind:
+    value = value if isinstance(value, bytes) else value.encode()
+    return judge_heartbeat(value, NOW, rule).kind
+
+
+class TestAge:
+    def test_exactly_stale_after_is_live(self) -> None:
+        assert kind(f'{{"timestamp":{NOW - 600_000}}}') is Kind.LIVE
+
+    def test_one_ms_more_is_stale(self) -> None:
+        assert kind(f'{{"timestamp":{NOW - 600_001}}}') is Kind.STALE
+
+    def test_the_very_moment_is_live(self) -> None:
+        assert kind(f'{{"timestamp":{NOW}}}') is Kind.LIVE
+
+    def test_later_than_now_is_future(self) -> None:
+        assert kind(f'{{"timestamp":{NOW + 1}}}') is Kind.FUTURE
+
+    def test_huge_is_future(self) -> None:
+        assert kind('{"timestamp":9223372036854775807}') is Kind.FUTURE
+
+    def test_age_is_told(self) -> None:
+        assert judge_heartbeat(b'{"timestamp":%d}' % (NOW - 700_000), NOW, RULE).age_ms == 700_000
+
+
+class TestFields:
+    def test_either_field(self) -> None:
+        assert kind(f'{{"lastHeartbeat":{NOW - 700_000}}}') is Kind.STALE
+
+    def test_the_latest_of_both_counts(self) -> None:
+        value = f'{{"timestamp":{NOW - 700_000},"lastHeartbeat":{NOW - 1000}}}'
+        assert kind(value) is Kind.LIVE
+
+    def test_null_is_as_good_as_absent(self) -> None:
+        assert kind(f'{{"timestamp":null,"lastHeartbeat":{NOW - 700_000}}}') is Kind.STALE
+
+    def test_an_unusable_field_beside_a_stale_one_keeps(self) -> None:
+        # The text may well be the fresh time of a newer writer.
+        value = f'{{"timestamp":"2025-10-10","lastHeartbeat":{NOW - 700_000}}}'
+        assert kind(value) is Kind.UNREADABLE
+
+    def test_whitespace_does_not_matter(self) -> None:
+        assert kind(f'\n {{ "a" : [1, {{}}] ,\t"timestamp" : {NOW - 700_000} }} ') is Kind.STALE
+
+    def test_a_time_inside_another_object_is_not_the_heartbeats(self) -> None:
+        assert kind(f'{{"inner":{{"timestamp":{NOW - 700_000}}}}}') is Kind.UNREADABLE
+
+    def test_seconds_where_they_are_configured(self) -> None:
+        rule = Rule(600_000, ("t",), 1000)
+        assert kind(f'{{"t":{NOW // 1000 - 700}}}', rule) is Kind.STALE
+        assert kind(f'{{"t":{NOW / 1000 - 700:.3f}}}', rule) is Kind.STALE
+
+    def test_a_finite_float_is_a_time(self) -> None:
+        assert kind(f'{{"timestamp":{NOW - 700_000}.5}}') is Kind.STALE
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"no json",
+        b"{",
+        b'{"timestamp":1760000000000',
+        b"null",
+        b"[]",
+        b"[1760000000000]",
+        b"1760000000000",
+        b'"1760000000000"',
+        b"true",
+        b"{}",
+        b'{"timestamp":null}',
+        b'{"timestamp":"1750000000000"}',
+        b'{"timestamp":true}',
+        b'{"timestamp":[]}',
+        b'{"timestamp":{}}',
+        b'{"timestamp":NaN}',
+        b'{"timestamp":Infinity}',
+        b'{"timestamp":1e999}',
+        b'{"timestamp":-1750000000000}',
+        b'{"timestamp":0}',
+        b'{"timestamp":1750000000}',
+        b'{"timestamp":978307199999}',
+        b'{"timestamp":17500000000000000000000000000000' + b"0" * 400 + b"}",
+        b'{"Timestamp":1750000000000}',
+        b"\xff\xfe\x00",
+        b'{"a":' + b"[" * 100_000,
+        b"\x00" * 1000,
+    ],
+    ids=lambda value: repr(value[:40]),
+)
+def test_what_cannot_be_understood_is_kept_with_a_reason(value: bytes) -> None:
+    judgement = judge_heartbeat(value, NOW, RULE)
+    assert judgement.kind in (Kind.UNREADABLE, Kind.FUTURE)
+    assert judgement.reason
+
+
+@given(st.binary(max_size=200))
+def test_no_value_breaks_the_judge(value: bytes) -> None:
+    assert judge_heartbeat(value, NOW, RULE).kind in tuple(Kind)
+
+
+def found(
+    live: list[bytes] | None = None,
+    stale: list[bytes] | None = None,
+    kept: list[bytes] | None = None,
+    **owned: list[bytes],
+) -> Findings:
+    stale = stale or []
+    return Findings(
+        partition=Partition("n", 0, 1),
+        scanned=0,
+        seconds=0.0,
+        attempts=1,
+        live=pack(live or []),
+        stale=pack(stale),
+        stale_values=pack([b"v"] * len(stale)),
+        stale_ages_ms=(700_000,) * len(stale),
+        kept=tuple(Sample(name, Kind.UNREADABLE, "r") for name in kept or []),
+        owned=tuple(pack(owned.get(name, [])) for name, _ in SCHEMA.owned),
+        timings={},
+    )
+
+
+def owner_of(key: bytes, family: str, *findings: Findings) -> tuple[str, bytes] | None:
+    """What the key is: ("stale", id), ("orphan", id) or None for kept."""
+    verdicts = decide([*findings, found(**{family: [key]})], SCHEMA)
+    place = [name for name, _ in SCHEMA.owned].index(family)
+    for what, groups in (("stale", verdicts.owned), ("orphan", verdicts.orphans)):
+        for name, keys in groups[place].items():
+            assert keys == [key]
+            return what, name
+    return None
+
+
+class TestOwnership:
+    ACK = b"blocking:ack:a:b:s1"
+    RECORD = b"blocking:idempotency:sender:receiver:error:3:17"
+
+    def test_a_live_longer_reading_keeps_the_key(self) -> None:
+        assert owner_of(self.ACK, "ack", found(stale=[b"a"], live=[b"a:b"])) is None
+
+    def test_a_live_shorter_reading_keeps_the_key(self) -> None:
+        assert owner_of(self.ACK, "ack", found(stale=[b"a:b"], live=[b"a"])) is None
+
+    def test_an_unreadable_reading_keeps_the_key(self) -> None:
+        assert owner_of(self.ACK, "ack", found(stale=[b"a"], kept=[b"a:b"])) is None
+
+    def test_the_longest_stale_reading_owns(self) -> None:
+        verdict = owner_of(self.ACK, "ack", found(stale=[b"a", b"a:b"]))
+        assert verdict == ("stale", b"a:b")
+
+    def test_an_unknown_reading_does_not_save(self) -> None:
+        assert owner_of(self.ACK, "ack", found(stale=[b"a:b"])) == ("stale", b"a:b")
+
+    def test_no_reading_known_is_an_orphan_of_the_shortest_leading(self) -> None:
+        assert owner_of(self.ACK, "ack") == ("orphan", b"a")
+
+    def test_a_dead_sender_and_a_living_receiver_keep_the_record(self) -> None:
+        survey = found(stale=[b"sender"], live=[b"receiver"])
+        assert owner_of(self.RECORD, "idempotency", survey) is None
+
+    def test_an_id_like_an_idempotency_type_is_a_whole_segment(self) -> None:
+        survey = found(stale=[b"error"])
+        assert owner_of(self.RECORD, "idempotency", survey) == ("stale", b"error")
+        assert owner_of(self.RECORD, "idempotency", found(stale=[b"err"])) == ("orphan", b"sender")
+
+    def test_verdicts_wait_for_all_partitions(self) -> None:
+        assert owner_of(self.ACK, "ack", found(stale=[b"a"]), found(live=[b"a:b"])) is None
+
+    def test_a_heartbeat_seen_stale_and_live_is_live(self) -> None:
+        verdicts = decide([found(stale=[b"a"]), found(live=[b"a"])], SCHEMA)
+        assert verdicts.live == {b"a"}
+        assert not verdicts.stale
+
+    def test_a_key_seen_twice_counts_once(self) -> None:
+        key = b"blocking:signal:a"
+        verdicts = decide([found(stale=[b"a"], signal=[key]), found(signal=[key])], SCHEMA)
+        assert verdicts.owned[0] == {b"a": [key]}
+        assert verdicts.matched[0] == 1
+
+    def test_empty_heartbeat_id_owns_nothing(self) -> None:
+        survey = found(kept=[b""])
+        assert owner_of(b"blocking:idempotency:a::b", "idempotency", survey) == ("orphan", b"a")
