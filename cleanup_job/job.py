@@ -19,7 +19,7 @@ from typing import TypeVar
 from cleanup_job import report as reports
 from cleanup_job import topology, wire
 from cleanup_job.config import Config
-from cleanup_job.errors import CursorOrderError, ServerUnavailableError
+from cleanup_job.errors import CleanupJobError, CursorOrderError, ServerUnavailableError
 from cleanup_job.judge import Verdicts, decide
 from cleanup_job.model import (
     HEARTBEAT,
@@ -134,7 +134,7 @@ def run(
             plan = _plan(sweep, pool, surveyed, verdicts)
         with clock.phase("purge", plan.size):
             outcomes = [] if dry_run else _purge(sweep, pool, plan)
-    usage = topology.usage(wire.borrow(sweep.endpoint))
+    usage = _usage(sweep)
     return _report(sweep, clock, pool.workers, surveyed, verdicts, plan, outcomes, usage)
 
 
@@ -279,6 +279,14 @@ def _task(sweep: _Sweep, batches: Sequence[Batch]) -> PurgeTask:
 # -- report ----------------------------------------------------------------------------------
 
 
+def _usage(sweep: _Sweep) -> topology.Usage | None:
+    """What the server has used; None if it is out of reach by now, which loses no report."""
+    try:
+        return topology.usage(wire.borrow(sweep.endpoint))
+    except CleanupJobError:
+        return None
+
+
 def _report(
     sweep: _Sweep,
     clock: _Clock,
@@ -287,7 +295,7 @@ def _report(
     verdicts: Verdicts,
     plan: Plan,
     outcomes: Sequence[Outcome],
-    usage: topology.Usage,
+    usage: topology.Usage | None,
 ) -> Report:
     server = surveyed.server
     matched = dict(zip(sweep.schema.family_names, verdicts.matched, strict=True))
@@ -321,7 +329,9 @@ def _report(
         keys=keys,
         phases=reports.Phases(**clock.phases),
         commands=reports.summarize_timings(merge_timings(timings)),
-        server=reports.ServerUse(
+        server=reports.ServerUse()
+        if usage is None
+        else reports.ServerUse(
             cpu_s=round(usage.cpu_s - server.cpu_s, 4),
             used_memory_before=server.used_memory,
             used_memory_after=usage.used_memory,

@@ -43,9 +43,7 @@ def _servers() -> Iterator[dict[str, ServerProcess]]:
 
 
 @pytest.fixture(scope="session")
-def server(
-    request: pytest.FixtureRequest, _servers: dict[str, ServerProcess]
-) -> ServerProcess:
+def server(request: pytest.FixtureRequest, _servers: dict[str, ServerProcess]) -> ServerProcess:
     """A running server; the test is repeated for each kind, unless marked `default_server`."""
     name = request.param
     if name not in _servers:

@@ -107,9 +107,10 @@ class ServerProcess:
             if self._process.poll() is not None:
                 log = (self._folder / "log").read_text(errors="replace")
                 raise RuntimeError(f"{self.name} ended at once:\n{log}")
-            with contextlib.suppress(OSError), socket.create_connection(
-                ("127.0.0.1", self.port), timeout=1
-            ) as connection:
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection,
+            ):
                 connection.sendall(b"PING\r\n")
                 if connection.recv(64)[:1] in (b"+", b"-"):
                     return

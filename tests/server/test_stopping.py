@@ -1,0 +1,176 @@
+"""Signals, and workers whose job is gone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import redis
+
+from cleanup_job.job import Observer
+from tests.keys import assert_adds_up, now_ms, sweep
+from tests.server.proxy import proxy
+from tests.server.test_revival import write_many
+from tests.servers import ServerProcess
+
+COORDINATORS = 20_000
+KEYS = COORDINATORS * 6
+
+
+class StopAt(Observer):
+    """Asks to stop when so many keys of a phase are done."""
+
+    def __init__(self, phase: str, keys: int) -> None:
+        self.phase, self.keys = phase, keys
+        self.now = ""
+        self.done = 0
+
+    def began(self, phase: str, keys: int) -> None:
+        self.now, self.done = phase, 0
+
+    def advanced(self, keys: int) -> None:
+        self.done += keys
+
+    def stopping(self) -> bool:
+        return self.now == self.phase and self.done >= self.keys
+
+
+@pytest.mark.default_server
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stop_in_the_survey_deletes_nothing(
+    server: ServerProcess, client: redis.Redis, workers: int
+) -> None:
+    write_many(client, COORDINATORS)
+    report = sweep(server, workers=workers, observer=StopAt("survey", 1))
+    assert report.status == "partial"
+    assert client.dbsize() == KEYS
+    assert [warning.code for warning in report.warnings] == ["stopped"]
+
+
+@pytest.mark.default_server
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stop_in_the_purge_finishes_what_is_in_flight_and_counts_the_rest(
+    server: ServerProcess, client: redis.Redis, workers: int
+) -> None:
+    write_many(client, COORDINATORS)
+    report = sweep(server, workers=workers, observer=StopAt("purge", 5_000))
+    assert report.status == "partial"
+    assert 0 < report.keys.deleted < KEYS
+    assert report.keys.deleted == KEYS - client.dbsize()
+    assert report.keys.failed == client.dbsize()
+    assert [error.code for error in report.errors] == ["not_attempted"]
+    assert_adds_up(report)
+    assert sweep(server).status == "complete"
+    assert client.dbsize() == 0
+
+
+def slow(data: bytes) -> str:
+    """Makes a purge last long enough to be interrupted; the work itself is not changed."""
+    if b"EVALSHA" in data:
+        time.sleep(0.05)
+    return "pass"
+
+
+def start(port: int, *words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            *f"-m cleanup_job run --json - --url redis://127.0.0.1:{port}".split(),
+            *words,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def await_first_delete(client: redis.Redis) -> None:
+    deadline = time.monotonic() + 30
+    while client.dbsize() == KEYS:
+        assert time.monotonic() < deadline, "nothing was deleted within 30 s"
+        time.sleep(0.005)
+
+
+@pytest.mark.default_server
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_with_a_true_report(
+    server: ServerProcess, client: redis.Redis, workers: str, number: int, code: int
+) -> None:
+    write_many(client, COORDINATORS)
+    with proxy(server.port, slow) as port:
+        process = start(port, "--workers", workers)
+        await_first_delete(client)
+        # To the whole group, as a terminal and a service manager do.
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    report = json.loads(out)
+    assert report["status"] == "partial"
+    assert report["keys"]["deleted"] == KEYS - client.dbsize()
+    assert b"Traceback" not in err
+    assert b"stopping" in err
+
+
+@pytest.mark.default_server
+def test_workers_stop_when_their_job_is_killed(server: ServerProcess, client: redis.Redis) -> None:
+    write_many(client, COORDINATORS)
+    with proxy(server.port, slow) as port:
+        process = start(port, "--workers", "2")
+        await_first_delete(client)
+        process.kill()
+        process.communicate(timeout=30)
+        time.sleep(0.5)
+        left = client.dbsize()
+        time.sleep(1)
+        assert client.dbsize() == left
+    assert 0 < left < KEYS
+    assert no_process_of_group(process.pid)
+    # What it left behind is found, and finished.
+    assert sweep(server).status == "complete"
+    assert client.dbsize() == 0
+
+
+@pytest.mark.default_server
+@pytest.mark.parametrize("phase", ["survey", "purge"])
+def test_a_killed_worker_loses_nothing(
+    server: ServerProcess, client: redis.Redis, phase: str
+) -> None:
+    """In the survey its walk is made again; in the purge its keys are looked at and told."""
+    write_many(client, COORDINATORS)
+
+    class Kill(StopAt):
+        def advanced(self, keys: int) -> None:
+            super().advanced(keys)
+            if self.now == phase and keys and not killed:
+                for worker in multiprocessing.active_children():
+                    killed.append(worker.pid)
+                    worker.kill()
+
+        def stopping(self) -> bool:
+            return False
+
+    killed: list[int | None] = []
+    report = sweep(server, workers=2, observer=Kill(phase, 0))
+    assert killed
+    assert_adds_up(report)
+    assert report.keys.deleted + report.keys.unknown + report.keys.gone == KEYS - client.dbsize()
+    if phase == "survey":
+        assert report.status == "complete"
+        assert client.dbsize() == 0
+    assert not multiprocessing.active_children()
+    assert sweep(server).status == "complete"
+    assert client.dbsize() == 0
+    assert now_ms(client)
+
+
+def no_process_of_group(group: int) -> bool:
+    found = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True)
+    rows = [row.split() for row in found.stdout.splitlines()]
+    return not [row for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
