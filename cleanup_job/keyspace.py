@@ -7,6 +7,8 @@ segments, one of which is the id:
     blocking:ack:{id}:*             `*` is one or more whole segments
     blocking:idempotency:*{id}*     the id stands anywhere, with zero or more
                                     segments on either side
+    blocking:signal:{{id}}          the id in braces, a cluster's hash tag: all
+                                    keys of a coordinator lie in one slot
 
 Because an id may itself hold `:`, one key can be read as naming several ids: its
 *candidates*. Everything here is bytes; nothing is decoded, so any byte may occur
@@ -24,6 +26,7 @@ Invariants:
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,8 +34,10 @@ from functools import lru_cache
 
 SEPARATOR = b":"
 
-_ID = "{id}"
-_ID_ANYWHERE = "*{id}*"
+SLOTS = 16_384
+"""Hash slots of a cluster."""
+
+_IDS = ("{id}", "*{id}*", "{{id}}", "*{{id}}*")
 _ANY = "*"
 
 _Token = bytes | None
@@ -54,23 +59,26 @@ class Pattern:
     before: tuple[_Token, ...]
     after: tuple[_Token, ...]
     anywhere: bool
+    tagged: bool = False
 
     @property
     def prefix(self) -> bytes:
         """The literal bytes that every matching key starts with."""
         tokens = self._tokens()
         literal = tokens[: tokens.index(None)]
-        return b"".join(token + SEPARATOR for token in literal if token is not None)
+        opening = b"{" if self.tagged and not self.anywhere and None not in self.before else b""
+        return b"".join(token + SEPARATOR for token in literal if token is not None) + opening
 
     @property
     def is_exact(self) -> bool:
         """True if a key has one candidate only: all that follows the prefix."""
-        return not self.after and not self.anywhere and None not in self.before
+        return not (self.after or self.anywhere or self.tagged or None in self.before)
 
     @property
     def suffix(self) -> bytes:
         """The literal bytes behind the id; only for a pattern without `*`."""
-        return b"".join(SEPARATOR + token for token in self.after if token is not None)
+        closing = b"}" if self.tagged else b""
+        return closing + b"".join(SEPARATOR + token for token in self.after if token is not None)
 
     def key_for(self, coordinator_id: bytes) -> bytes:
         """The key of this id; only for a pattern without `*`."""
@@ -114,6 +122,8 @@ class Pattern:
             for end in ends:
                 if end > start and (widths is None or end - start in widths):
                     candidate = SEPARATOR.join(segments[start:end])
+                    if self.tagged:
+                        candidate = _untagged(candidate)
                     if candidate:
                         yield candidate
 
@@ -126,7 +136,7 @@ class Pattern:
         start = len(self.prefix)
         if self.is_exact:
             return lambda key: (key[start:],)
-        if set(widths) == {1} and None not in self.before:
+        if set(widths) == {1} and None not in self.before and not self.tagged:
             if self.anywhere and not self.after:
                 return lambda key: key[start:].split(SEPARATOR)
             if self.after == (None,) and not self.anywhere:
@@ -145,11 +155,11 @@ def parse(text: str) -> Pattern:
             literal text with `*` or braces.
     """
     segments = text.split(":")
-    places = [i for i, segment in enumerate(segments) if segment in (_ID, _ID_ANYWHERE)]
+    places = [i for i, segment in enumerate(segments) if segment in _IDS]
     if len(places) != 1 or text.count("{id}") != 1:
         raise PatternError(
             f"pattern {text!r} needs {{id}} exactly once, as a whole segment between colons "
-            '(or as "*{id}*")'
+            '(or as "*{id}*"; with hash tags "{{id}}")'
         )
     place = places[0]
     rest = segments[:place] + segments[place + 1 :]
@@ -168,7 +178,8 @@ def parse(text: str) -> Pattern:
         text=text,
         before=tuple(tokens[:place]),
         after=tuple(tokens[place:]),
-        anywhere=segments[place] == _ID_ANYWHERE,
+        anywhere=segments[place].startswith(_ANY),
+        tagged="{{" in segments[place],
     )
 
 
@@ -196,6 +207,26 @@ def covering_glob(patterns: Sequence[Pattern]) -> bytes:
 def widths_of(ids: Collection[bytes]) -> frozenset[int]:
     """The numbers of segments that occur among `ids`."""
     return frozenset({coordinator_id.count(SEPARATOR) + 1 for coordinator_id in ids})
+
+
+def slot_of(key: bytes) -> int:
+    """The hash slot of a key: of its first non-empty {tag} if it has one, else of all of it.
+
+    Source: the Redis Cluster specification, "Hash tags". `crc_hqx` is its CRC16 (XMODEM) in C.
+    """
+    opening = key.find(b"{")
+    if opening >= 0:
+        closing = key.find(b"}", opening + 1)
+        if closing > opening + 1:
+            key = key[opening + 1 : closing]
+    return binascii.crc_hqx(key, 0) & (SLOTS - 1)
+
+
+def _untagged(candidate: bytes) -> bytes:
+    """What stands between the braces, or nothing if they are not both there."""
+    if candidate[:1] == b"{" and candidate[-1:] == b"}":
+        return candidate[1:-1]
+    return b""
 
 
 def _reachable(tokens: Sequence[_Token], anywhere: bool, segments: Sequence[bytes]) -> set[int]:
@@ -248,7 +279,10 @@ def _compiled(pattern: Pattern) -> re.Pattern[bytes]:
     # empty; only the id must not be.
     before = b"".join(_regex_segment(token) + SEPARATOR for token in pattern.before)
     after = b"".join(SEPARATOR + _regex_segment(token) for token in pattern.after)
-    return re.compile(before + b".+" + after, re.DOTALL)
+    named = rb"\{.+\}" if pattern.tagged else b".+"
+    if pattern.tagged and pattern.anywhere:
+        named = rb"(?:.*:)?\{.+\}(?::.*)?"
+    return re.compile(before + named + after, re.DOTALL)
 
 
 def _regex_segment(token: _Token) -> bytes:

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanup_job import keyspace
-from cleanup_job.keyspace import Pattern, PatternError, covering_glob, overlap, parse, widths_of
+from cleanup_job.keyspace import (
+    Pattern,
+    PatternError,
+    covering_glob,
+    overlap,
+    parse,
+    slot_of,
+    widths_of,
+)
 
 SIGNAL = parse("blocking:signal:{id}")
 ACK = parse("blocking:ack:{id}:*")
@@ -22,6 +30,10 @@ PATTERNS = [
     parse("coordinator:work:*:{id}:*"),
     parse("a:*{id}*:z"),
     parse("*{id}*:z"),
+    parse("blocking:signal:{{id}}"),
+    parse("blocking:ack:{{id}}:*"),
+    parse("a:*{{id}}*"),
+    parse("*:{{id}}:z"),
 ]
 
 segments = st.lists(st.sampled_from([b"", b"a", b"b", b"z", b"ack", b"x\ny", b"\xff"]), max_size=5)
@@ -30,7 +42,8 @@ segments = st.lists(st.sampled_from([b"", b"a", b"b", b"z", b"ack", b"x\ny", b"\
 def keys_near(pattern: Pattern) -> st.SearchStrategy[bytes]:
     """Keys that match the pattern, almost match it, or have nothing to do with it."""
     literal = [token for token in (*pattern.before, *pattern.after) if token is not None]
-    part = st.sampled_from([b"", b"a", b"b", b"a\nb", b"\xff\x00", *literal])
+    odd = [b"", b"a", b"b", b"a\nb", b"\xff\x00", b"{a}", b"{a", b"b}", b"{}"]
+    part = st.sampled_from([*odd, *literal])
     rest = st.lists(part, max_size=6).map(b":".join)
     return st.one_of(
         rest,
@@ -81,12 +94,19 @@ class TestProperties:
     def test_each_candidate_explains_the_key(self, pattern: Pattern, data: st.DataObject) -> None:
         key = data.draw(keys_near(pattern))
         for name in pattern.candidates(key):
-            assert b":" + name + b":" in b":" + key + b":"
+            shown = b"{" + name + b"}" if pattern.tagged else name
+            assert b":" + shown + b":" in b":" + key + b":"
 
 
 class TestIds:
     def test_key_and_id_are_inverse(self) -> None:
-        for text in ("blocking:heartbeat:{id}", "{id}:heartbeat", "a:{id}:z"):
+        for text in (
+            "blocking:heartbeat:{id}",
+            "{id}:heartbeat",
+            "a:{id}:z",
+            "a:{{id}}",
+            "{{id}}:z",
+        ):
             pattern = parse(text)
             for name in (b"a", b"a:b", b"\n\xff\x00", b""):
                 assert pattern.ids([pattern.key_for(name)]) == [name]
@@ -146,3 +166,17 @@ class TestCoveringGlob:
 @given(st.lists(segments.map(b":".join), max_size=4))
 def test_widths_count_segments(names: list[bytes]) -> None:
     assert widths_of(names) == {len(name.split(keyspace.SEPARATOR)) for name in names}
+
+
+class TestSlots:
+    """Against CLUSTER KEYSLOT of real nodes: tests/server/test_cluster.py."""
+
+    def test_the_specification_s_example(self) -> None:
+        assert slot_of(b"123456789") == 0x31C3
+
+    def test_a_tag_decides_alone(self) -> None:
+        assert slot_of(b"blocking:ack:{a:b}:s1") == slot_of(b"a:b") == slot_of(b"x{a:b}{c}")
+
+    def test_an_empty_or_open_tag_is_none(self) -> None:
+        assert slot_of(b"{}x") != slot_of(b"x")
+        assert slot_of(b"a{b") != slot_of(b"b")
