@@ -7,7 +7,10 @@ imports are made by the command that needs them, so that `--help` and `check` an
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
+import re
 import signal
 import sys
 import time
@@ -71,6 +74,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The `cleanup-job` command."""
+    _open_closed_streams()
     try:
         arguments = _parser().parse_args(argv)
         code = arguments.command(arguments)
@@ -79,13 +83,53 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _say(f"cleanup-job: {error}")
         code = error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has gone. Point stdout away, so that the interpreter's own
-        # flush at exit does not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone.
+        _drop_output()
         code = EXIT_PARTIAL
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """A stream that the caller closed takes what is written to it, and drops it.
+
+    Python has None in its place. It is opened first of all, since the next file or socket to be
+    opened would get its number, and somebody's words would end in it.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(null, "r" if name == "stdin" else "w"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A report must not fail, after the work is done, on a terminal that has no arrow.
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Point stdout away, so that the interpreter's own flush at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _put(text: str | bytes) -> None:
+    """Data to stdout; bytes go there as they are, whatever the terminal's encoding.
+
+    Raises:
+        ConfigError: if there is no room for it.
+    """
+    try:
+        if isinstance(text, str):
+            sys.stdout.write(text)
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise ConfigError(f"the output can't be written: {error.strerror}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -226,11 +270,11 @@ def _publish(report: Report, json_path: str | None) -> None:
     from cleanup_job.report import to_json, to_text
 
     if json_path == "-":
-        sys.stdout.write(to_json(report).decode())
+        _put(to_json(report))
         return
     if json_path:
         _write_whole(Path(json_path), to_json(report))
-    sys.stdout.write(to_text(report))
+    _put(to_text(report))
 
 
 def _exit_code(report: Report, received: int) -> int:
@@ -248,7 +292,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             arguments.coordinators,
             keep=arguments.keep,
             sweep=lambda config: _sweep(config, False, arguments.show, stop),
-            say=lambda text: print(text, flush=True),
+            say=lambda text: _put(text + "\n"),
             stopping=lambda: bool(stop.received),
         )
     if stop.received:
@@ -259,7 +303,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from cleanup_job import config
 
-    sys.stdout.write(config.effective_yaml(config.load(arguments.file)))
+    _put(config.effective_yaml(config.load(arguments.file)))
     _say(f"{arguments.file}: good")
     return EXIT_COMPLETE
 
@@ -267,7 +311,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _schema(_: argparse.Namespace) -> int:
     from cleanup_job import config
 
-    sys.stdout.write(config.json_schema().decode())
+    _put(config.json_schema())
     return EXIT_COMPLETE
 
 
@@ -299,7 +343,7 @@ class _StopSignals:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit():
+    if not re.fullmatch(r"[0-9]{1,9}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
     return int(text)
 
@@ -312,19 +356,28 @@ def _password_in(url: str) -> bool:
 
 def _require_writable(path: Path) -> None:
     """Find out before the run that its report can't be written, not after it."""
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    special = path.exists() and not path.is_file()
+    if path.is_dir() or not os.access(path if special else path.resolve().parent, os.W_OK):
         raise ConfigError(f"--json: {path} can't be written; name a file in a folder that can be")
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half of it."""
+    """Write a file so that a reader sees the old one or the new one, never half of it.
+
+    A link stays a link, and what is no file (/dev/null, a pipe) is written to, not replaced.
+    """
+    path = path.resolve()
     partial = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        sys.stdout.write(content.decode())
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        _put(content)
         raise ConfigError(
             f"--json: {path} can't be written ({error.strerror}); the report is on stdout"
         ) from error

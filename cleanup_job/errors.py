@@ -51,6 +51,12 @@ class ServerUnavailableError(CleanupJobError):
     exit_code = 75
 
 
+class RefusedError(CleanupJobError):
+    """A safety limit says no; nothing was deleted. The message names what overrides it."""
+
+    exit_code = 4
+
+
 class CursorOrderError(CleanupJobError):
     """A SCAN cursor came back out of the order that partitions rely on."""
 

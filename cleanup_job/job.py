@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +20,21 @@ from typing import TypeVar
 from cleanup_job import report as reports
 from cleanup_job import topology, wire
 from cleanup_job.config import Config
-from cleanup_job.errors import CleanupJobError, CursorOrderError, ServerUnavailableError
+from cleanup_job.errors import (
+    CleanupJobError,
+    CursorOrderError,
+    RefusedError,
+    ServerUnavailableError,
+)
 from cleanup_job.judge import Verdicts, decide
 from cleanup_job.model import (
     HEARTBEAT,
+    Access,
     Batch,
-    Endpoint,
+    Broken,
     Findings,
     IdleTask,
+    Importing,
     Kind,
     Outcome,
     Partition,
@@ -37,6 +45,7 @@ from cleanup_job.model import (
     Schema,
     Server,
     SurveyTask,
+    Target,
     merge_timings,
     pack,
     printable,
@@ -49,12 +58,12 @@ from cleanup_job.survey import survey, survey_idle
 
 T = TypeVar("T")
 
-BATCHES_PER_TASK = 8
-"""Batches that a worker gets at once: enough to keep two in flight, few enough that a stop
-or a lost worker concerns some 8,000 keys."""
+KEYS_PER_TASK = 8_000
+"""Keys that a worker gets to delete at once: enough to keep several batches in flight, few
+enough that a stop or a lost worker does not concern many."""
 
-MAX_SURVEYS = 3
-"""How often the survey is made because the server restarted under it."""
+MAX_WALKS = 5
+"""How often servers are walked because they restarted, failed over or took over slots."""
 
 IDLE_KEYS_PER_TASK = 20_000
 """Keys of orphans whose idle time one task asks for: some 50 ms of work."""
@@ -63,8 +72,8 @@ IDLE_KEYS_PER_TASK = 20_000
 class Observer:
     """What somebody who watches a run is told. This one ignores it; override what you need."""
 
-    def found(self, server: Server) -> None:
-        """This is the server."""
+    def found(self, target: Target) -> None:
+        """These are the servers."""
 
     def began(self, phase: str, keys: int) -> None:
         """A phase over so many keys begins."""
@@ -85,7 +94,7 @@ class _Sweep:
     """What does not change during a run."""
 
     config: Config
-    endpoint: Endpoint
+    access: Access
     schema: Schema
     rule: Rule
     observer: Observer
@@ -95,12 +104,23 @@ class _Sweep:
 
 @dataclass(frozen=True)
 class _Surveyed:
-    """All partitions' findings. Without `covered` they are worth nothing."""
+    """The findings of all walks, and what they leave out.
 
-    server: Server
+    Attributes:
+        target: the servers as they were after the last walk.
+        uncovered: slots of which keys may have been missed, with the reason in `warnings`.
+        stopped: nothing is to be made of the findings.
+    """
+
+    target: Target
     findings: list[Findings]
-    covered: bool
+    uncovered: frozenset[int]
     warnings: tuple[Problem, ...]
+    stopped: bool = False
+
+    @property
+    def covered(self) -> bool:
+        return not (self.uncovered or self.stopped)
 
 
 def run(
@@ -115,27 +135,44 @@ def run(
         observer: is told of progress, and may stop the run.
 
     Raises:
-        ServerUnavailableError: the server could not be surveyed; nothing was deleted.
-        ServerRefusedError: it will not let us; nothing was deleted.
+        ServerUnavailableError: the servers could not be surveyed; nothing was deleted.
+        ServerRefusedError: they will not let us; nothing was deleted.
+        RefusedError: part of a cluster is not there, and that was not allowed.
     """
     clock = _Clock(observer or Observer())
     sweep = _Sweep(
-        config, config.endpoint(), config.schema(), config.rule(), clock.observer, dry_run, show
+        config, config.access(), config.schema(), config.rule(), clock.observer, dry_run, show
     )
-    server = topology.discover(wire.borrow(sweep.endpoint))
-    sweep.observer.found(server)
-    workers = workers_for(config.workers, config.engine, server.keys)
-    wire.discard(sweep.endpoint)  # workers are forked next, and no connection should exist then
+    target = topology.discover(sweep.access)
+    _require_whole(sweep, target)
+    sweep.observer.found(target)
+    workers = workers_for(config.workers, config.engine, target.keys)
     with open_pool(config.engine, workers) as pool:
-        with clock.phase("survey", server.keys):
-            surveyed = _survey(sweep, pool, server)
+        with clock.phase("survey", target.keys):
+            surveyed = _survey(sweep, pool, target)
         with clock.phase("judge", 0):
-            verdicts = decide(surveyed.findings, sweep.schema)
+            findings = [] if surveyed.stopped else surveyed.findings
+            verdicts = decide(findings, sweep.schema, surveyed.uncovered)
             plan = _plan(sweep, pool, surveyed, verdicts)
         with clock.phase("purge", plan.size):
-            outcomes = [] if dry_run else _purge(sweep, pool, plan)
-    usage = _usage(sweep)
-    return _report(sweep, clock, pool.workers, surveyed, verdicts, plan, outcomes, usage)
+            outcomes = [] if dry_run else _purge(sweep, pool, surveyed, plan)
+    after = _look_once_more(sweep, surveyed.target)
+    return _report(sweep, clock, pool.workers, surveyed, verdicts, plan, outcomes, after)
+
+
+def _require_whole(sweep: _Sweep, target: Target) -> None:
+    """Refuse to sweep a part for the whole, unless that is asked for.
+
+    Raises:
+        RefusedError: if no reachable primary serves some slots.
+    """
+    if target.uncovered and not sweep.config.allow_partial:
+        reasons = f" ({'; '.join(target.unreachable)})" if target.unreachable else ""
+        raise RefusedError(
+            f"{len(target.uncovered):,} slots of the cluster are served by no primary that can "
+            f"be reached{reasons}; nothing was deleted; --allow-partial sweeps the rest",
+            "uncovered",
+        )
 
 
 class _Clock:
@@ -165,41 +202,89 @@ class _Clock:
 # -- survey ----------------------------------------------------------------------------------
 
 
-def _survey(sweep: _Sweep, pool: Pool, server: Server) -> _Surveyed:
-    """Walk all partitions on one and the same server process.
+def _survey(sweep: _Sweep, pool: Pool, target: Target) -> _Surveyed:
+    """Walk all servers, and again those that may have got keys behind the walk's back.
 
-    The order of a walk depends on a seed that each server process draws anew, so shares from
-    before and after a restart do not make a whole.
+    Findings are kept by server, since a new walk of one is worth more than the last.
     """
     warnings: list[Problem] = []
-    for _ in range(MAX_SURVEYS):
-        try:
-            findings = _walk(sweep, pool, topology.partitions(server, pool.workers), server)
-        except CursorOrderError as error:
-            warnings.append(Problem(error.code, f"{error}; walked in one sequence instead", 1))
-            findings = _walk(sweep, pool, topology.whole(server), server)
+    findings: dict[str, list[Findings]] = {}
+    settled: frozenset[tuple[str, Importing]] = frozenset()
+    again: tuple[Server, ...] = target.servers
+    for walk in range(MAX_WALKS):
+        results = _walk(sweep, pool, again, target, warnings)
+        for server in again:
+            findings[server.address] = [
+                found
+                for found in results
+                if isinstance(found, Findings) and found.partition.node == server.address
+            ]
         if sweep.observer.stopping():
             message = "stopped during the survey: nothing was judged or deleted"
-            return _Surveyed(server, [], False, (*warnings, Problem("stopped", message, 1)))
-        before, server = server, topology.discover(wire.borrow(sweep.endpoint))
-        if before.run_id == server.run_id:
-            return _Surveyed(before, findings, True, tuple(warnings))
-        message = "the server restarted during the survey, which began anew"
-        warnings.append(Problem("restarted", message, 1))
-    raise ServerUnavailableError(
-        f"{server.address} restarted in each of {MAX_SURVEYS} surveys; nothing was deleted",
-        "restarting",
-    )
+            warnings.append(Problem("stopped", message, 1))
+            return _Surveyed(target, [], frozenset(), tuple(warnings), stopped=True)
+        if walk:
+            settled |= {(server.node_id, slot) for server in again for slot in server.importing}
+        broken = {found.partition.node: found for found in results if isinstance(found, Broken)}
+        _require_walked(broken, target)
+        before, target = target, topology.rediscover(sweep.access, target)
+        again = topology.to_walk_again(before, target, settled)
+        again += tuple(s for s in target.servers if s.address in broken and s not in again)
+        if not again:
+            break
+        names = tuple(server.address for server in again)
+        message = "servers restarted, failed over or took over slots, and were walked again"
+        warnings.append(Problem("walked_again", message, len(again), names[:3]))
+    uncovered = target.uncovered.union(*(server.slot_set() for server in again))
+    if uncovered and not target.clustered:
+        raise ServerUnavailableError(
+            f"{target.servers[0].address} restarted in each of {MAX_WALKS} surveys; nothing was "
+            "deleted",
+            "restarting",
+        )
+    if uncovered:
+        message = "slots were not covered: their server was gone, or kept changing"
+        samples = (*(server.address for server in again), *target.unreachable)[:3]
+        warnings.append(Problem("uncovered", message, len(uncovered), samples))
+    everything = [found for some in findings.values() for found in some]
+    return _Surveyed(target, everything, uncovered, tuple(reports.merge_problems(warnings)))
+
+
+def _require_walked(broken: dict[str, Broken], target: Target) -> None:
+    """A standalone server that can't be walked ends the run; a cluster's may fail over.
+
+    Raises:
+        ServerUnavailableError: with the reason of the walk.
+    """
+    if broken and not target.clustered:
+        reason = next(iter(broken.values())).reason
+        raise ServerUnavailableError(f"{reason}; nothing was deleted", "connection_lost")
 
 
 def _walk(
-    sweep: _Sweep, pool: Pool, partitions: Sequence[Partition], server: Server
-) -> list[Findings]:
+    sweep: _Sweep, pool: Pool, servers: Sequence[Server], target: Target, warnings: list[Problem]
+) -> list[Findings | Broken]:
+    """Walk these servers once, each in partitions if it has an order to cut by."""
+    ready = [topology.confirmed(server) for server in servers]
+    partitions = topology.partitions(ready, pool.workers)
+    wire.close_all()  # workers are forked at their first task, and no connection should exist then
+    try:
+        return _walk_partitions(sweep, pool, partitions, target)
+    except CursorOrderError as error:
+        warnings.append(Problem(error.code, f"{error}; walked in one sequence instead", 1))
+        return _walk_partitions(sweep, pool, [*map(topology.whole, servers)], target)
+
+
+def _walk_partitions(
+    sweep: _Sweep, pool: Pool, partitions: Sequence[Partition], target: Target
+) -> list[Findings | Broken]:
+    endpoints = {server.address: server.endpoint for server in target.servers}
     tasks = [
-        SurveyTask(sweep.endpoint, partition, sweep.schema, sweep.rule, server.keys)
+        SurveyTask(endpoints[partition.node], partition, sweep.schema, sweep.rule, target.clustered)
         for partition in partitions
     ]
-    results = list(pool.map(survey, tasks, sweep.observer))
+    per_node = _per_node(sweep, pool, target)
+    results = list(pool.map(survey, tasks, sweep.observer, per_node=per_node))
     # A walk only reads, so what a lost worker had may simply be done again.
     lost = [task for task, found in results if found is None]
     with open_pool("serial", 1) as here:
@@ -207,29 +292,47 @@ def _walk(
     return [found for _, found in results if found is not None]
 
 
+def _per_node(sweep: _Sweep, pool: Pool, target: Target) -> int:
+    """How many workers may be on one primary; by default its share of them, at least two."""
+    if sweep.config.per_node != "auto":
+        return sweep.config.per_node
+    return max(2, -(-pool.workers // len(target.servers)))
+
+
 # -- plan ------------------------------------------------------------------------------------
 
 
 def _plan(sweep: _Sweep, pool: Pool, surveyed: _Surveyed, verdicts: Verdicts) -> Plan:
     """What will go: everything of stale coordinators, and of orphans if it is asked for."""
-    if sweep.config.orphans != "purge" or not surveyed.server.tracks_idle_time:
-        return make_plan(verdicts, sweep.schema)
-    young = _young_orphans(sweep, pool, verdicts)
+    target = surveyed.target
+    if sweep.config.orphans != "purge" or not _tracks_idle_time(target):
+        return make_plan(
+            verdicts, sweep.schema, clustered=target.clustered, covered=surveyed.covered
+        )
+    young = _young_orphans(sweep, pool, surveyed, verdicts)
     return make_plan(
         verdicts,
         sweep.schema,
+        clustered=target.clustered,
+        covered=surveyed.covered,
         orphans=verdicts.orphan_ids() - young,
         orphan_grace_s=sweep.config.orphan_grace,
     )
 
 
-def _young_orphans(sweep: _Sweep, pool: Pool, verdicts: Verdicts) -> set[bytes]:
+def _tracks_idle_time(target: Target) -> bool:
+    return all(server.tracks_idle_time for server in target.servers)
+
+
+def _young_orphans(
+    sweep: _Sweep, pool: Pool, surveyed: _Surveyed, verdicts: Verdicts
+) -> set[bytes]:
     """The orphans of which some key was touched within `orphan_grace`."""
     owner = {
         key: name for family in verdicts.orphans for name, keys in family.items() for key in keys
     }
     tasks = [
-        IdleTask(sweep.endpoint, pack(keys), sweep.config.orphan_grace)
+        IdleTask(surveyed.target.routes, pack(keys), sweep.config.orphan_grace)
         for keys in _chunks(list(owner), IDLE_KEYS_PER_TASK)
     ]
     young: set[bytes] = set()
@@ -247,44 +350,90 @@ def _young_orphans(sweep: _Sweep, pool: Pool, verdicts: Verdicts) -> set[bytes]:
 # -- purge -----------------------------------------------------------------------------------
 
 
-def _purge(sweep: _Sweep, pool: Pool, plan: Plan) -> list[Outcome]:
+def _purge(sweep: _Sweep, pool: Pool, surveyed: _Surveyed, plan: Plan) -> list[Outcome]:
     """Delete by plan, wave after wave: see `plan` for why heartbeats may have to wait."""
+    target = surveyed.target
     if not plan.batches or sweep.observer.stopping():
-        return [_leave(sweep, plan.batches)]
-    preflight(sweep.endpoint, sweep.schema, plan.min_idle_s)
+        return [_leave(sweep, target, plan.batches)]
+    preflight(target, sweep.schema, plan.min_idle_s)
     first = [batch for batch in plan.batches if batch.wave == 0]
-    outcomes = _purge_wave(sweep, pool, first)
+    last = [batch for batch in plan.batches if batch.wave == 1]
+    outcomes = _purge_wave(sweep, pool, target, first)
+    if not surveyed.covered:
+        # There may be keys of anybody's in what was not covered. Without its heartbeat the next
+        # run would take them for an orphan's.
+        return [*outcomes, _leave(sweep, target, last)]
     unsettled = frozenset[bytes]().union(*(outcome.unsettled for outcome in outcomes))
-    last, held_back = hold_back((batch for batch in plan.batches if batch.wave == 1), unsettled)
-    outcomes += _purge_wave(sweep, pool, last)
-    return [*outcomes, _leave(sweep, held_back)]
+    last, held_back = hold_back(last, unsettled)
+    outcomes += _purge_wave(sweep, pool, target, last)
+    return [*outcomes, _leave(sweep, target, held_back)]
 
 
-def _purge_wave(sweep: _Sweep, pool: Pool, batches: Sequence[Batch]) -> list[Outcome]:
-    tasks = [_task(sweep, some) for some in _chunks(batches, BATCHES_PER_TASK)]
+def _purge_wave(
+    sweep: _Sweep, pool: Pool, target: Target, batches: Sequence[Batch]
+) -> list[Outcome]:
+    tasks = [_task(sweep, target, some) for some in _task_sized(batches)]
     outcomes = []
     for task, outcome in pool.map(purge, tasks, sweep.observer):
         outcomes.append(outcome or account_for_lost(task))
     return outcomes
 
 
-def _leave(sweep: _Sweep, batches: Sequence[Batch]) -> Outcome:
-    return leave(_task(sweep, batches))
+def _task_sized(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """The batches in groups of about `KEYS_PER_TASK` keys."""
+    group: list[Batch] = []
+    size = 0
+    for batch in batches:
+        group.append(batch)
+        size += batch.size
+        if size >= KEYS_PER_TASK:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
-def _task(sweep: _Sweep, batches: Sequence[Batch]) -> PurgeTask:
-    return PurgeTask(sweep.endpoint, sweep.schema, sweep.rule, tuple(batches))
+def _leave(sweep: _Sweep, target: Target, batches: Sequence[Batch]) -> Outcome:
+    return leave(_task(sweep, target, batches))
+
+
+def _task(sweep: _Sweep, target: Target, batches: Sequence[Batch]) -> PurgeTask:
+    return PurgeTask(target.routes, sweep.schema, sweep.rule, tuple(batches))
 
 
 # -- report ----------------------------------------------------------------------------------
 
 
-def _usage(sweep: _Sweep) -> topology.Usage | None:
-    """What the server has used; None if it is out of reach by now, which loses no report."""
+def _look_once_more(sweep: _Sweep, before: Target) -> Target | None:
+    """How the servers are when all is done; None if they are out of reach by now."""
     try:
-        return topology.usage(wire.borrow(sweep.endpoint))
+        return topology.rediscover(sweep.access, before)
     except CleanupJobError:
         return None
+
+
+def _undone(before: Target, after: Target | None) -> list[Problem]:
+    """The servers of which it can't be said that they still know what we deleted.
+
+    One that restarted may have loaded an old snapshot, and a replica that took over may have
+    missed the last deletes.
+    """
+    if after is None:
+        message = "the server was out of reach when the run ended: run again to be sure"
+        return [Problem("out_of_reach", message, 1, (before.servers[0].address,))]
+    known = {(server.node_id, server.run_id) for server in before.servers}
+    replaced = [
+        server.address
+        for server in after.servers
+        if server.slots and (server.node_id, server.run_id) not in known
+    ]
+    if not replaced:
+        return []
+    message = (
+        "servers restarted or failed over during the purge, and may have brought back what was "
+        "deleted: run again"
+    )
+    return [Problem("failed_over", message, len(replaced), tuple(replaced[:3]))]
 
 
 def _report(
@@ -295,13 +444,13 @@ def _report(
     verdicts: Verdicts,
     plan: Plan,
     outcomes: Sequence[Outcome],
-    usage: topology.Usage | None,
+    after: Target | None,
 ) -> Report:
-    server = surveyed.server
+    target = surveyed.target
     matched = dict(zip(sweep.schema.family_names, verdicts.matched, strict=True))
     # The report names the heartbeats first, as people think of them.
     matched = {HEARTBEAT: matched[HEARTBEAT], **matched}
-    keys = reports.count_keys(server.keys, matched, plan.counts(sweep.schema), outcomes)
+    keys = reports.count_keys(target.keys, matched, plan.counts(sweep.schema), outcomes)
     problems = chain.from_iterable(outcome.problems for outcome in outcomes)
     errors = reports.merge_problems(problems)
     if not sweep.dry_run:
@@ -310,8 +459,12 @@ def _report(
     if not_attempted:
         message = "planned keys were left in place when the run ended"
         errors.append(Problem("not_attempted", message, not_attempted))
+    if plan.batches and not sweep.dry_run:
+        errors += _undone(target, after)
     timings = [found.timings for found in surveyed.findings]
     timings += [outcome.timings for outcome in outcomes]
+    losses = _losses(outcomes)
+    nodes = reports.nodes_of(target.servers, after.servers if after else ())
     return Report(
         status=reports.status_of(keys, errors, covered=surveyed.covered, dry_run=sweep.dry_run),
         dry_run=sweep.dry_run,
@@ -319,25 +472,21 @@ def _report(
         started_at=clock.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         duration_s=clock.duration_s,
         target=reports.Target(
-            product=server.product,
-            version=server.version,
-            mode=server.mode,
-            nodes=[server.address],
-            db=sweep.endpoint.db,
+            product=target.servers[0].product,
+            version=", ".join(sorted({server.version for server in target.servers})),
+            mode=target.mode,
+            nodes=[server.address for server in target.servers],
+            db=sweep.access.endpoint.db,
         ),
         coordinators=_coordinators(verdicts, plan, outcomes),
         keys=keys,
         phases=reports.Phases(**clock.phases),
         commands=reports.summarize_timings(merge_timings(timings)),
-        server=reports.ServerUse()
-        if usage is None
-        else reports.ServerUse(
-            cpu_s=round(usage.cpu_s - server.cpu_s, 4),
-            used_memory_before=server.used_memory,
-            used_memory_after=usage.used_memory,
-        ),
+        server=reports.sum_up(nodes),
+        nodes=nodes,
         workers=workers,
         partitions=reports.walks(surveyed.findings),
+        losses=[reports.Loss(printable(name), keys) for name, keys in losses.items()],
         samples=[reports.example(sample) for sample in _samples(verdicts, sweep)],
         warnings=[*surveyed.warnings, *_warnings(sweep, surveyed, verdicts, plan, outcomes)],
         errors=errors,
@@ -350,7 +499,7 @@ def _coordinators(
     purged = set[bytes]().union(*(outcome.purged for outcome in outcomes))
     spared = set[bytes]().union(*(outcome.spared for outcome in outcomes))
     unsettled = set[bytes]().union(*(outcome.unsettled for outcome in outcomes))
-    revived = set[bytes]().union(*(outcome.revived for outcome in outcomes))
+    revived = _revived(outcomes)
     purged -= spared | unsettled
     return reports.Coordinators(
         checked=verdicts.checked,
@@ -363,6 +512,18 @@ def _coordinators(
         revived=len(revived),
         orphans_purged=len(purged & plan.orphans),
     )
+
+
+def _revived(outcomes: Iterable[Outcome]) -> set[bytes]:
+    return set[bytes]().union(*(outcome.revived for outcome in outcomes))
+
+
+def _losses(outcomes: Sequence[Outcome]) -> dict[bytes, int]:
+    """Keys that coordinators had lost when they came back, by id: see `purge`."""
+    begun: Counter[bytes] = Counter()
+    for outcome in outcomes:
+        begun.update(outcome.begun)
+    return {name: begun[name] for name in _revived(outcomes) if begun[name]}
 
 
 def _samples(verdicts: Verdicts, sweep: _Sweep) -> Iterator[Sample]:
@@ -396,7 +557,7 @@ def _warnings(
         message = "orphaned coordinators were only reported; --orphans purge deletes their keys"
         yield Problem("orphans_reported", message, len(orphans), _names(orphans))
     if orphans and sweep.config.orphans == "purge":
-        if not surveyed.server.tracks_idle_time:
+        if not _tracks_idle_time(surveyed.target):
             message = (
                 "orphans were not purged: under its LFU eviction policy the server does not "
                 "know how long a key was untouched"
@@ -410,6 +571,11 @@ def _warnings(
             )
             yield Problem("orphans_kept", message, len(young), _names(young))
     spared = set[bytes]().union(*(outcome.spared for outcome in outcomes))
+    losses = _losses(outcomes)
+    if losses:
+        message = "coordinators came back when some of their keys were deleted already"
+        names = (f"{printable(name)} ({keys} keys)" for name, keys in losses.items())
+        yield Problem("revived_with_losses", message, len(losses), tuple(islice(names, 3)))
     if spared:
         message = "coordinators changed after they were judged, and were spared"
         yield Problem("spared", message, len(spared), _names(spared))

@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from cleanup_job.keyspace import Pattern, widths_of
+from cleanup_job.keyspace import Pattern, slot_of, widths_of
 from cleanup_job.model import Findings, Kind, Rule, Sample, Schema, unpack
 
 EARLIEST_MS = 978_307_200_000
@@ -123,8 +123,16 @@ class Verdicts:
         return [sample for sample in self.kept.values() if sample.kind is kind]
 
 
-def decide(findings: Sequence[Findings], schema: Schema) -> Verdicts:
-    """Give every coordinator its verdict and every owned key its owner."""
+def decide(
+    findings: Sequence[Findings], schema: Schema, uncovered: frozenset[int] = frozenset()
+) -> Verdicts:
+    """Give every coordinator its verdict and every owned key its owner.
+
+    Args:
+        findings: of all partitions.
+        schema: the families.
+        uncovered: slots that nobody looked into. Whose heartbeat would be there may be alive.
+    """
     verdicts = Verdicts()
     for found in findings:
         _take_heartbeats(found, verdicts)
@@ -139,10 +147,24 @@ def decide(findings: Sequence[Findings], schema: Schema) -> Verdicts:
     widths = widths_of(alive) | widths_of(verdicts.stale)
     for place, (_, pattern) in enumerate(schema.owned):
         keys = dict.fromkeys(key for found in findings for key in unpack(found.owned[place]))
-        _assign(keys, pattern, widths, alive, verdicts)
         verdicts.matched.append(len(keys))
+        if uncovered:
+            keys = dict.fromkeys(
+                key for key in keys if not _may_be_alive(key, pattern, verdicts, schema, uncovered)
+            )
+        _assign(keys, pattern, widths, alive, verdicts)
     verdicts.matched.append(verdicts.checked)
     return verdicts
+
+
+def _may_be_alive(
+    key: bytes, pattern: Pattern, verdicts: Verdicts, schema: Schema, uncovered: frozenset[int]
+) -> bool:
+    """True if an id that the key could name may have a heartbeat that nobody saw."""
+    return any(
+        name not in verdicts.stale and slot_of(schema.heartbeat.key_for(name)) in uncovered
+        for name in pattern.candidates(key)
+    )
 
 
 def _take_heartbeats(found: Findings, verdicts: Verdicts) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
-from cleanup_job.keyspace import Pattern
+from cleanup_job.cursors import Lane, Order, describe
+from cleanup_job.keyspace import SLOTS, Pattern
 
 HEARTBEAT = "heartbeat"
 """The name of the heartbeat family in counts and reports."""
@@ -31,6 +32,15 @@ class Secret(str):
         return "'***'"
 
 
+class Tls(msgspec.Struct, frozen=True):
+    """How to speak TLS. Without `ca_file` the system's authorities are trusted."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    server_name: str | None = None
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """Where a server is and how to log in; enough for a worker to connect by itself."""
 
@@ -40,6 +50,11 @@ class Endpoint(msgspec.Struct, frozen=True):
     db: int = 0
     username: str | None = None
     password: Secret | None = None
+    tls: Tls | None = None
+
+    def at(self, host: str, port: int) -> Endpoint:
+        """Another server of the same kind: same login, same TLS."""
+        return msgspec.structs.replace(self, host=host, port=port, unix_path=None)
 
     @property
     def address(self) -> str:
@@ -84,37 +99,125 @@ class Kind(StrEnum):
     ORPHANED = "orphaned"
 
 
-class Server(msgspec.Struct, frozen=True):
-    """What INFO told of the server."""
+class Access(msgspec.Struct, frozen=True):
+    """How to get at the servers that hold the keyspace.
 
-    address: str
+    Attributes:
+        endpoint: a standalone server, or any node of a cluster. With `sentinels` it only says
+            how to log in.
+        sentinels: who knows the address of the primary of `service`.
+        address_map: addresses to use in place of those that a cluster or a Sentinel announces.
+    """
+
+    endpoint: Endpoint
+    sentinels: tuple[Endpoint, ...] = ()
+    service: str = ""
+    address_map: dict[str, str] = {}
+
+    def announced(self, host: str, port: int) -> Endpoint:
+        """The endpoint of a server that was announced under this address."""
+        mapped = self.address_map.get(f"{host}:{port}")
+        if mapped is not None:
+            host, _, text = mapped.rpartition(":")
+            port = int(text)
+        return self.endpoint.at(host.strip("[]"), port)
+
+
+SlotRange = tuple[int, int]
+"""The first and the last of some slots."""
+
+
+class Importing(NamedTuple):
+    """A slot that a node is taking over, key by key."""
+
+    slot: int
+    source_id: str
+
+
+class Server(msgspec.Struct, frozen=True):
+    """What a primary told of itself.
+
+    Attributes:
+        node_id: what it is called in its cluster; its address if it stands alone.
+        run_id: drawn anew at each start of the server process.
+        epoch: rises whenever the node takes over slots.
+        slots: those that it serves; a standalone server serves all.
+        order: the order that SCAN walks its keys in.
+        slot_keys: keys per slot, where the order goes by slots and they are many.
+    """
+
+    endpoint: Endpoint
     product: str
     version: str
-    mode: str
+    node_id: str
     run_id: str
     keys: int
-    cursors_partition: bool
+    order: Order
     tracks_idle_time: bool
     cpu_s: float
     used_memory: int
+    epoch: int = 0
+    slots: tuple[SlotRange, ...] = ((0, SLOTS - 1),)
+    importing: frozenset[Importing] = frozenset()
+    slot_keys: tuple[int, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """For people."""
+        return self.endpoint.address
+
+    def slot_set(self) -> frozenset[int]:
+        """Its slots, one by one."""
+        return frozenset(slot for first, last in self.slots for slot in range(first, last + 1))
+
+
+class Routes(msgspec.Struct, frozen=True):
+    """Which server has which slot. A standalone one has them all, and no slot matters."""
+
+    access: Access
+    spans: tuple[tuple[int, int, Endpoint], ...]
+    clustered: bool
+
+
+class Target(msgspec.Struct, frozen=True):
+    """The servers that hold the keyspace together: one, or the primaries of a cluster.
+
+    Attributes:
+        uncovered: slots that no reachable primary serves.
+    """
+
+    mode: str
+    routes: Routes
+    servers: tuple[Server, ...]
+    uncovered: frozenset[int] = frozenset()
+    unreachable: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> int:
+        """Keys in all servers together."""
+        return sum(server.keys for server in self.servers)
+
+    @property
+    def clustered(self) -> bool:
+        """True for a cluster, where a coordinator's keys lie on several servers."""
+        return self.routes.clustered
 
 
 class Partition(msgspec.Struct, frozen=True):
-    """A share of one server's keyspace: part `index` of `count` in bit-reversed cursor order.
+    """A share of one server's keyspace, in lanes that are walked side by side.
 
-    A sequential one follows the cursors as they come, which every server's documentation
-    promises to cover the whole keyspace.
+    `keys` is about how many keys it has.
     """
 
     node: str
-    index: int
-    count: int
-    sequential: bool = False
+    order: Order
+    lanes: tuple[Lane, ...]
+    keys: int
 
     @property
     def range(self) -> str:
         """The share in words, for the report."""
-        return "all" if self.sequential else f"cursors {self.index + 1}/{self.count}"
+        return describe(self.order, (self.lanes[0][0], self.lanes[-1][1]))
 
 
 Timings = dict[str, list[float]]
@@ -131,13 +234,18 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class SurveyTask(msgspec.Struct, frozen=True):
-    """Walk one partition once. `keys` is the size of its server's keyspace."""
+    """Walk one partition of one server once."""
 
     endpoint: Endpoint
     partition: Partition
     schema: Schema
     rule: Rule
-    keys: int
+    clustered: bool = False
+
+    @property
+    def node(self) -> str:
+        """Which server has the work of it: see `pool`."""
+        return self.partition.node
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -164,8 +272,19 @@ class Findings(msgspec.Struct, frozen=True):
     timings: Timings
 
 
+class Broken(msgspec.Struct, frozen=True):
+    """A partition that could not be walked, and why."""
+
+    partition: Partition
+    reason: str
+
+
 class Batch(msgspec.Struct, frozen=True):
-    """Keys that one guarded call deletes together, or not at all.
+    """Keys that are deleted together.
+
+    In one slot, a guarded call deletes all of them or none. A batch without a slot is
+    *scattered*: its guards and keys lie in several slots of a cluster, so its guards are read
+    first and its keys deleted right after.
 
     Attributes:
         guards: heartbeat keys to re-read; the first `own_heartbeats` of them are deleted
@@ -178,6 +297,7 @@ class Batch(msgspec.Struct, frozen=True):
         min_idle_s: every key must have been untouched for so long; 0 asks nothing.
         wave: batches of wave 1 start only when all of wave 0 are through. A coordinator
             with too many keys for one batch has its heartbeat in wave 1.
+        slot: where all of it lies (any one, on a standalone server); None if it is scattered.
     """
 
     guards: tuple[bytes, ...]
@@ -188,6 +308,7 @@ class Batch(msgspec.Struct, frozen=True):
     needs: tuple[tuple[tuple[int, ...], ...], ...]
     min_idle_s: int = 0
     wave: int = 0
+    slot: int | None = 0
 
     @property
     def is_of_orphans(self) -> bool:
@@ -208,7 +329,7 @@ ever judged stale, so this can't be mistaken for one."""
 class PurgeTask(msgspec.Struct, frozen=True):
     """Some batches for one worker, to be sent with several in flight."""
 
-    endpoint: Endpoint
+    routes: Routes
     schema: Schema
     rule: Rule
     batches: tuple[Batch, ...]
@@ -217,7 +338,7 @@ class PurgeTask(msgspec.Struct, frozen=True):
 class IdleTask(msgspec.Struct, frozen=True):
     """Find those of `keys` (packed) that were touched less than `min_idle_s` ago."""
 
-    endpoint: Endpoint
+    routes: Routes
     keys: bytes
     min_idle_s: int
 
@@ -244,6 +365,8 @@ class Outcome(msgspec.Struct, frozen=True):
         spared: ids whose heartbeat, or idle time, had changed.
         revived: those of `spared` that were stale when judged and fresh when their turn came.
         unsettled: ids of which some key failed or is unclear; their heartbeat must stay.
+        begun: keys that were deleted, by id, of coordinators whose heartbeat was left to a
+            later batch. One that revives before that has lost so many.
         not_attempted: keys that were counted as failed because the run was stopped.
     """
 
@@ -252,6 +375,7 @@ class Outcome(msgspec.Struct, frozen=True):
     spared: frozenset[bytes]
     revived: frozenset[bytes]
     unsettled: frozenset[bytes]
+    begun: dict[bytes, int]
     not_attempted: int
     problems: tuple[Problem, ...]
     timings: Timings

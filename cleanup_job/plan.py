@@ -7,16 +7,23 @@ through. So a run that is killed anywhere leaves the heartbeat, and the next run
 
 Orphans have no heartbeat to lose: their guards are the heartbeats of every id that the key
 could name, each expected to be absent.
+
+A script's keys must lie in one slot of a cluster. So a coordinator that lies in one slot (with
+hash tags, all do) is batched with others of that slot, and nothing changes for it. Any other is
+spread too: its owned keys go in *scattered* batches, whose guards are read just before, and its
+heartbeat in a batch of its slot in wave 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from msgspec import structs
 
 from cleanup_job.judge import Verdicts, candidates_within
+from cleanup_job.keyspace import SLOTS, slot_of
 from cleanup_job.model import ABSENT, HEARTBEAT, Batch, Schema
 
 KEYS_PER_BATCH = 1000
@@ -25,6 +32,9 @@ which Lua's unpack fails (shared facts §3, §5)."""
 
 BYTES_PER_BATCH = 256 * 1024
 """Names of keys in one call. Ids of 10 kB exist, and a script's arguments are copied."""
+
+_SCATTER = 6_367
+"""Odd, and about 0.39 of all slots, so that neighbours in a list are far apart in the cluster."""
 
 MAX_CANDIDATES = 200
 """An orphaned key that could name more ids than this is kept and reported: the script would
@@ -74,11 +84,14 @@ class _Draft:
 class _Batcher:
     """Turns drafts into batches as they fill up."""
 
-    def __init__(self, schema: Schema, *, min_idle_s: int = 0, wave: int = 0) -> None:
+    def __init__(
+        self, schema: Schema, *, min_idle_s: int = 0, wave: int = 0, slot: int | None = 0
+    ) -> None:
         self.draft = _Draft(len(schema.owned))
         self._schema = schema
         self._min_idle_s = min_idle_s
         self._wave = wave
+        self._slot = slot
         self._batches: list[Batch] = []
 
     def flush_if_full(self) -> None:
@@ -100,12 +113,34 @@ class _Batcher:
                 needs=tuple(map(tuple, draft.needs)),
                 min_idle_s=self._min_idle_s,
                 wave=self._wave,
+                slot=self._slot,
             )
         )
 
     def finish(self) -> list[Batch]:
         self.flush()
         return self._batches
+
+
+class _SlotBatchers:
+    """One batcher per slot; on a standalone server, one for all."""
+
+    def __init__(self, schema: Schema, *, clustered: bool, **settings: int) -> None:
+        self._schema = schema
+        self._clustered = clustered
+        self._settings = settings
+        self._batchers: dict[int, _Batcher] = {}
+
+    def of(self, key: bytes) -> _Batcher:
+        slot = slot_of(key) if self._clustered else 0
+        if slot not in self._batchers:
+            self._batchers[slot] = _Batcher(self._schema, **self._settings, slot=slot)
+        return self._batchers[slot]
+
+    def finish(self) -> list[Batch]:
+        # Slots that follow each other lie on one server. Several servers are to work at once.
+        slots = sorted(self._batchers, key=lambda slot: slot * _SCATTER % SLOTS)
+        return [batch for slot in slots for batch in self._batchers[slot].finish()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +176,21 @@ def make_plan(
     verdicts: Verdicts,
     schema: Schema,
     *,
+    clustered: bool = False,
+    covered: bool = True,
     orphans: Iterable[bytes] = (),
     orphan_grace_s: int = 0,
 ) -> Plan:
     """Plan the purge of all stale coordinators, and of these orphans.
 
-    An orphan with a key that could name more ids than can be checked is left out.
+    An orphan with a key that could name more ids than can be checked is left out. What was not
+    `covered` may hold keys of any coordinator, so that all heartbeats wait for wave 1.
     """
     checkable = frozenset(name for name in orphans if _is_checkable(name, verdicts, schema))
-    batches = stale_batches(verdicts, schema)
+    batches = stale_batches(verdicts, schema, clustered=clustered, covered=covered)
     if not checkable:
         return Plan(tuple(batches))
-    batches += orphan_batches(checkable, verdicts, schema, orphan_grace_s)
+    batches += orphan_batches(checkable, verdicts, schema, orphan_grace_s, clustered=clustered)
     return Plan(tuple(batches), checkable, orphan_grace_s)
 
 
@@ -184,50 +222,77 @@ def _heartbeats_only(batch: Batch, places: Sequence[int]) -> Batch:
     )
 
 
-def stale_batches(verdicts: Verdicts, schema: Schema) -> list[Batch]:
+def stale_batches(
+    verdicts: Verdicts, schema: Schema, *, clustered: bool = False, covered: bool = True
+) -> list[Batch]:
     """Batches for all stale coordinators with all that they own, wave 0 first."""
-    whole = _Batcher(schema)
-    spread = _Batcher(schema)
-    last = _Batcher(schema, wave=1)
+    whole = _SlotBatchers(schema, clustered=clustered)
+    spread = _Batcher(schema, slot=None if clustered else 0)
+    last = _SlotBatchers(schema, clustered=clustered, wave=1)
     for coordinator_id, heartbeat in verdicts.stale.items():
         owned = [keys.get(coordinator_id, ()) for keys in verdicts.owned]
-        if _is_spread(owned, verdicts):
+        heartbeat_key = schema.heartbeat.key_for(coordinator_id)
+        spreads = not covered or _is_spread(owned, verdicts)
+        if spreads or (clustered and not _in_one_slot(heartbeat_key, owned)):
+            _spread(coordinator_id, owned, verdicts, spread)
+            batcher = last.of(heartbeat_key)
+            batcher.draft.take_heartbeat(coordinator_id, heartbeat.value)
+        else:
+            batcher = whole.of(heartbeat_key)
+            needs = batcher.draft.take_heartbeat(coordinator_id, heartbeat.value)
             for family, keys in enumerate(owned):
-                for key in keys:
-                    named = (coordinator_id, *verdicts.co_owners.get(key, ()))
-                    guards = [(name, verdicts.stale[name].value) for name in named]
-                    spread.draft.add(family, (key,), spread.draft.watch(guards))
-                    spread.flush_if_full()
-            last.draft.take_heartbeat(coordinator_id, heartbeat.value)
-            last.flush_if_full()
-            continue
-        needs = whole.draft.take_heartbeat(coordinator_id, heartbeat.value)
-        for family, keys in enumerate(owned):
-            if keys:
-                whole.draft.add(family, keys, needs)
-        whole.flush_if_full()
+                if keys:
+                    batcher.draft.add(family, keys, needs)
+        batcher.flush_if_full()
     return [*whole.finish(), *spread.finish(), *last.finish()]
 
 
+def _spread(
+    coordinator_id: bytes, owned: Sequence[Sequence[bytes]], verdicts: Verdicts, spread: _Batcher
+) -> None:
+    """Batch a coordinator's keys, each watched by every stale heartbeat that it names."""
+    for family, keys in enumerate(owned):
+        for key in keys:
+            named = (coordinator_id, *verdicts.co_owners.get(key, ()))
+            guards = [(name, verdicts.stale[name].value) for name in named]
+            spread.draft.add(family, (key,), spread.draft.watch(guards))
+            spread.flush_if_full()
+
+
 def orphan_batches(
-    orphans: Iterable[bytes], verdicts: Verdicts, schema: Schema, orphan_grace_s: int
+    orphans: Iterable[bytes],
+    verdicts: Verdicts,
+    schema: Schema,
+    orphan_grace_s: int,
+    *,
+    clustered: bool = False,
 ) -> list[Batch]:
     """Batches for these orphans."""
-    batcher = _Batcher(schema, min_idle_s=orphan_grace_s)
+    slots = _SlotBatchers(schema, clustered=clustered, min_idle_s=orphan_grace_s)
+    scattered = _Batcher(schema, min_idle_s=orphan_grace_s, slot=None)
     for orphan_id in orphans:
         owned = [keys.get(orphan_id, ()) for keys in verdicts.orphans]
+        # The id that a key is counted under comes first: see Batch.needs.
+        named = [
+            (family, key, tuple(dict.fromkeys((orphan_id, *pattern.candidates(key)))))
+            for family, (_, pattern) in enumerate(schema.owned)
+            for key in owned[family]
+        ]
+        batcher = slots.of(schema.heartbeat.key_for(orphan_id))
+        if clustered:
+            ids = dict.fromkeys(chain.from_iterable(names for _, _, names in named))
+            guards = [schema.heartbeat.key_for(name) for name in ids]
+            if not _in_one_slot(guards[0], [guards, *owned]):
+                batcher = scattered
         # An orphan's keys stay together where they can, since one of them that was touched
         # lately keeps them all.
-        if batcher.draft.size + sum(map(len, owned)) > KEYS_PER_BATCH:
+        if batcher.draft.size + len(named) > KEYS_PER_BATCH:
             batcher.flush()
-        for family, (_, pattern) in enumerate(schema.owned):
-            for key in owned[family]:
-                # The id that the key is counted under comes first: see Batch.needs.
-                named = dict.fromkeys((orphan_id, *pattern.candidates(key)))
-                needs = batcher.draft.watch((name, ABSENT) for name in named)
-                batcher.draft.add(family, (key,), needs)
-                batcher.flush_if_full()
-    return batcher.finish()
+        for family, key, names in named:
+            needs = batcher.draft.watch((name, ABSENT) for name in names)
+            batcher.draft.add(family, (key,), needs)
+            batcher.flush_if_full()
+    return [*slots.finish(), *scattered.finish()]
 
 
 def _is_checkable(orphan_id: bytes, verdicts: Verdicts, schema: Schema) -> bool:
@@ -252,3 +317,8 @@ def _is_spread(owned: Sequence[Sequence[bytes]], verdicts: Verdicts) -> bool:
     return bool(verdicts.co_owners) and any(
         key in verdicts.co_owners for keys in owned for key in keys
     )
+
+
+def _in_one_slot(heartbeat_key: bytes, owned: Iterable[Sequence[bytes]]) -> bool:
+    slot = slot_of(heartbeat_key)
+    return all(slot_of(key) == slot for keys in owned for key in keys)

@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -62,9 +63,15 @@ class Pool(Protocol):
     workers: int
 
     def map(
-        self, stage: Stage, tasks: Sequence[Task], watch: Watch
+        self, stage: Stage, tasks: Sequence[Task], watch: Watch, *, per_node: int | None = None
     ) -> Iterator[tuple[Task, Any | None]]:
         """Each task with its result as it comes; None where its worker was lost.
+
+        Args:
+            stage: what to do.
+            tasks: with what; with `per_node`, each has a `node`.
+            watch: is told of progress.
+            per_node: no more than so many tasks of the same node are under way at once.
 
         Raises:
             CleanupJobError: what the stage raised.
@@ -106,7 +113,12 @@ class _Serial:
     workers = 1
 
     def map(
-        self, stage: Stage, tasks: Sequence[Task], watch: Watch
+        self,
+        stage: Stage,
+        tasks: Sequence[Task],
+        watch: Watch,
+        *,
+        per_node: int | None = None,  # noqa: ARG002 - one at a time is always few enough
     ) -> Iterator[tuple[Task, Any | None]]:
         pulse = _SerialPulse(watch)
         for task in tasks:
@@ -119,6 +131,38 @@ class _Shared:
     def __init__(self, context: multiprocessing.context.BaseContext) -> None:
         self.stop: Any = context.Value(ctypes.c_byte, 0, lock=False)
         self.done: Any = context.Value(ctypes.c_longlong, 0)
+
+
+class _Queue:
+    """Tasks that wait for their node to have room."""
+
+    def __init__(self, tasks: Sequence[Any], per_node: int | None) -> None:
+        self._waiting = list(tasks)
+        self._per_node = per_node
+        self._busy: Counter[str] = Counter()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def ready(self) -> list[Any]:
+        """The tasks that may begin now; they count as begun."""
+        if self._per_node is None:
+            ready, self._waiting = self._waiting, []
+            return ready
+        ready, waiting = [], []
+        for task in self._waiting:
+            if self._busy[task.node] < self._per_node:
+                self._busy[task.node] += 1
+                ready.append(task)
+            else:
+                waiting.append(task)
+        self._waiting = waiting
+        return ready
+
+    def finish(self, task: Any) -> None:
+        """A task that was begun is through."""
+        if self._per_node is not None:
+            self._busy[task.node] -= 1
 
 
 class _Processes:
@@ -140,7 +184,7 @@ class _Processes:
         )
 
     def map(
-        self, stage: Stage, tasks: Sequence[Task], watch: Watch
+        self, stage: Stage, tasks: Sequence[Task], watch: Watch, *, per_node: int | None = None
     ) -> Iterator[tuple[Task, Any | None]]:
         if self._broken:
             # By now this process has connections and threads that a fork must not copy.
@@ -148,14 +192,16 @@ class _Processes:
             self._start("spawn")
         self._shared.done.value = 0
         reported = 0
+        queue = _Queue(tasks, per_node)
         pending: dict[Future[Any], Task] = {}
         lost: list[Task] = []
-        for task in tasks:
-            try:
-                pending[self._executor.submit(_run, stage, task)] = task
-            except BrokenProcessPool:
-                lost.append(task)
-        while pending:
+        while queue or pending:
+            for task in queue.ready():
+                try:
+                    pending[self._executor.submit(_run, stage, task)] = task
+                except BrokenProcessPool:
+                    queue.finish(task)
+                    lost.append(task)
             finished, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
             self._shared.stop.value = int(watch.stopping())
             done = self._shared.done.value
@@ -163,6 +209,7 @@ class _Processes:
             reported = done
             for future in finished:
                 task = pending.pop(future)
+                queue.finish(task)
                 try:
                     yield task, future.result()
                 except BrokenProcessPool:

@@ -1,9 +1,13 @@
 """Batches to outcomes: the only module that deletes.
 
-Each batch is one call of `lua/purge.lua`, which deletes it only if every heartbeat is still as
-it was judged, in the same atomic step. If one changed, nothing is deleted; its keys are taken
-out (*spared*) and the rest is tried again. Every retry drops a guard or learns that one is
-gone, so it ends.
+A batch in one slot is one call of `lua/purge.lua`, which deletes it only if every heartbeat is
+still as it was judged, in the same atomic step. If one changed, nothing is deleted; its keys are
+taken out (*spared*) and the rest is tried again. Every retry drops a guard or learns that one
+is gone, so it ends.
+
+A scattered batch lies in several slots of a cluster, where nothing is atomic. Its heartbeats are
+read; what changed is taken out; what is left is deleted key by key in the next round trip. Its
+heartbeats go later, in batches of their own slots, by the script.
 
 Invariants:
 - Counts come from replies. A key is deleted because UNLINK counted it, gone because UNLINK did
@@ -12,43 +16,55 @@ Invariants:
   are there *failed*, those that are not are *unknown*, since it can't be told who deleted them.
 - A heartbeat goes in the same step as the last of its coordinator's keys, or after it.
 
-Not promised: if the connection breaks with a call in flight, the server may still carry it out
-after we looked. Then a key counted as failed is gone, by a step that was guarded like any other.
+Not promised: a coordinator of a scattered batch that comes back between the two round trips has
+lost its keys. It is noticed when its heartbeat's turn comes, which then stays, and the report
+names it with what it lost. And if the connection breaks with a call in flight, the server may
+still carry it out after we looked. Then a key counted as failed is gone, by a step that was
+guarded like any other.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
+from itertools import repeat
 
 import redis
 
 from cleanup_job import wire as wires
-from cleanup_job.errors import CleanupJobError
+from cleanup_job.errors import CleanupJobError, ServerRefusedError
 from cleanup_job.judge import judge_heartbeat
+from cleanup_job.keyspace import SEPARATOR, Pattern, slot_of
 from cleanup_job.model import (
     ABSENT,
     HEARTBEAT,
     OUTCOMES,
     Batch,
     Counts,
-    Endpoint,
     Kind,
     Outcome,
     Problem,
     Pulse,
     PurgeTask,
     Schema,
-    Timings,
-    merge_timings,
+    Server,
+    Target,
     printable,
 )
-from cleanup_job.wire import Reply, Wire
+from cleanup_job.routes import Router
+from cleanup_job.wire import Reply, Wire, WireLostError
 
-IN_FLIGHT = 2
-"""Calls in flight per worker: the server works on one while Python packs the next."""
+KEYS_IN_FLIGHT = 1_500
+"""Another batch is begun while no more keys than this are under way: two batches of the usual
+size, so that the server works on one while Python packs the next; many of the small ones that
+slots make."""
+
+MOST_LOADS = 3
+"""How often a batch has the script loaded anew."""
 
 LONG = 256
 """Heartbeats longer than this are compared by SHA-1; the script has the same number."""
@@ -56,23 +72,46 @@ LONG = 256
 _SCRIPT = (files(__package__) / "lua" / "purge.lua").read_bytes()
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 
-_DELETED, _CHANGED, _TOUCHED = 1, 0, 2
+_DELETED, _CHANGED = 1, 0
+"""How a reply of the script begins; else a key was touched."""
+
+_ANOTHER_TYPE = 1
+"""Stands for the value of a heartbeat that is no string, as in the script's replies."""
+
+_DELETED_KEY, _GONE, _, _FAILED, _UNKNOWN = OUTCOMES
+
+_NOT_BEGUN = ("BUSY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOSCRIPT")
+"""Errors that are answered in place of a command, before any of it is done."""
 
 
-def preflight(endpoint: Endpoint, schema: Schema, min_idle_s: int) -> None:
+def preflight(target: Target, schema: Schema, min_idle_s: int) -> None:
     """Make sure that the purge will be allowed to do all it does, before it does anything.
 
-    Runs the script on keys of each family that cannot exist. `min_idle_s` is 0 unless
+    Does it, on each server, to keys of each family that cannot exist. `min_idle_s` is 0 unless
     orphans are to be purged, which takes one right more.
 
     Raises:
         ServerRefusedError: if a right is missing.
         ServerUnavailableError: if the connection broke.
     """
-    wire = wires.borrow(endpoint)
-    wire.ask("SCRIPT", "LOAD", _SCRIPT)
-    probe = b"cleanup-job-probe-" + uuid.uuid4().hex.encode()
-    keys = tuple((_probe_key(pattern.text, probe),) for _, pattern in schema.owned)
+    for server in target.servers:
+        wire = wires.borrow(server.endpoint)
+        wire.ask("SCRIPT", "LOAD", _SCRIPT)
+        if target.clustered:
+            _rehearse_scattered(wire, server, schema, min_idle_s)
+        else:
+            _rehearse(wire, schema, schema.owned, _probe_id(), min_idle_s)
+
+
+def _rehearse(
+    wire: Wire,
+    schema: Schema,
+    families: Sequence[tuple[str, Pattern]],
+    probe: bytes,
+    min_idle_s: int,
+) -> None:
+    """Call the script as the purge will, for keys that cannot exist."""
+    keys = tuple((_probe_key(pattern, probe),) for _, pattern in families)
     batch = Batch(
         guards=(schema.heartbeat.key_for(probe),),
         guard_ids=(probe,),
@@ -85,13 +124,48 @@ def preflight(endpoint: Endpoint, schema: Schema, min_idle_s: int) -> None:
     try:
         wire.ask(*_Attempt(batch).words())
     except CleanupJobError as error:
-        if error.code == "error_reply" and "can't run this command" in str(error):
-            raise type(error)(
-                f"{endpoint.address}: this user may not run MGET, EXISTS, TIME, OBJECT or UNLINK "
-                f"from a script; nothing was deleted ({error})",
+        if "can't run this command" in str(error) or "ACL failure" in str(error):
+            raise ServerRefusedError(
+                f"{wire.endpoint.address}: this user may not run {_missing_right(error)} from a "
+                f"script; nothing was deleted ({error})",
                 "no_permission",
             ) from error
         raise
+    for words in (("EXISTS",), *([("OBJECT", "IDLETIME")] if min_idle_s else [])):
+        for family in keys:
+            wire.ask(*words, *family)
+
+
+def _rehearse_scattered(wire: Wire, server: Server, schema: Schema, min_idle_s: int) -> None:
+    """The same on a node of a cluster, where each key must be in one of the node's slots."""
+    slots = server.slot_set()
+    if not slots:
+        return
+
+    def one_here(pattern: Pattern) -> bytes:
+        """A probe whose key of this pattern the node has."""
+        while slot_of(_probe_key(pattern, probe := _probe_id())) not in slots:
+            pass
+        return probe
+
+    probe = one_here(schema.heartbeat)
+    wire.ask("GET", schema.heartbeat.key_for(probe))
+    _rehearse(wire, schema, (), probe, 0)
+    for _, pattern in schema.owned:
+        key = _probe_key(pattern, one_here(pattern))
+        wire.ask("EXISTS", key)
+        wire.ask("UNLINK", key)
+        if min_idle_s:
+            wire.ask("OBJECT", "IDLETIME", key)
+            wire.ask("OBJECT", "REFCOUNT", key)
+
+
+def _missing_right(error: CleanupJobError) -> str:
+    """The command that a script was refused, if the server names it."""
+    named = re.search(r"script: .*?'(\w+)'|run the '(\w+(?:\|\w+)?)' command", str(error))
+    if named is None:
+        return "MGET, EXISTS, TIME, OBJECT or UNLINK"
+    return (named[1] or named[2]).upper()
 
 
 def purge(task: PurgeTask, pulse: Pulse) -> Outcome:
@@ -119,8 +193,7 @@ def account_for_lost(task: PurgeTask) -> Outcome:
     as gone by itself.
     """
     run = _Purge(task, _Unwatched())
-    run.in_flight = [_Attempt(batch) for batch in task.batches]
-    run.settle_lost(WorkerLostError())
+    run.look_at_all(WorkerLostError())
     return run.outcome()
 
 
@@ -154,7 +227,8 @@ class _Attempt:
         self.expected = list(batch.expected)
         self.dropped: set[int] = set()
         self.expired: set[int] = set()
-        self.reloaded = False
+        self.loads = 0
+        self.idle_is_known = False
         self._select()
 
     def _select(self) -> None:
@@ -183,7 +257,7 @@ class _Attempt:
     def words(self) -> list[bytes | str | int]:
         """The call, as purge.lua documents it."""
         guards = [self.batch.guards[i] for i in self.guard_places]
-        keys = [key for family in self.asked for key in family]
+        keys = self.keys()
         words: list[bytes | str | int] = ["EVALSHA", _SHA, len(guards) + len(keys)]
         words += guards
         words += keys
@@ -199,6 +273,30 @@ class _Attempt:
             places = {needs[0] for all_needs in batch.needs for needs in all_needs}
         return [batch.guard_ids[i] for i in places if i not in self.dropped]
 
+    def keys(self) -> list[bytes]:
+        """All keys of the next call."""
+        return [key for family in self.asked for key in family]
+
+    def family_of_each(self, families: Sequence[str]) -> Iterator[str]:
+        """In step with `keys`: to which family each belongs."""
+        for name, asked in zip(families, self.asked, strict=True):
+            yield from repeat(name, len(asked))
+
+    def needs(self) -> list[tuple[int, ...]]:
+        """In step with `keys`: the guards that each needs, first of them its coordinator's."""
+        of_owned = [
+            needs
+            for all_needs in self.batch.needs
+            for needs in all_needs
+            if self.dropped.isdisjoint(needs)
+        ]
+        return [*of_owned, *((place,) for place in self.heartbeat_places)]
+
+    def drop_touched(self, places: Iterable[int]) -> None:
+        """An orphan of which one key was touched keeps all of them; `places` are of `keys`."""
+        needs = self.needs()
+        self.drop({needs[place][0] for place in places})
+
     def drop(self, places: Iterable[int]) -> None:
         """Take out all keys that need one of these guards."""
         self.dropped.update(places)
@@ -213,79 +311,100 @@ class _Attempt:
 
 
 class _Purge:
-    """The state of one task."""
+    """The state of one task.
+
+    Attributes:
+        open: batches that were begun and not settled, and `keys_open`, how many keys they have.
+        hopeless: a server is gone for good. Nothing more is begun: every batch would have to
+            wait for it, and would end as unknown.
+    """
 
     def __init__(self, task: PurgeTask, pulse: Pulse) -> None:
         self.task = task
         self.pulse = pulse
-        self.counts: Counts = {
-            name: dict.fromkeys(OUTCOMES, 0) for name in task.schema.family_names
-        }
+        self.router = Router(task.routes)
+        self.families = task.schema.family_names
+        self.counts: Counts = {name: dict.fromkeys(OUTCOMES, 0) for name in self.families}
         self.purged: set[bytes] = set()
         self.spared: set[bytes] = set()
         self.revived: set[bytes] = set()
         self.unsettled: set[bytes] = set()
+        self.begun: Counter[bytes] = Counter()
         self.not_attempted = 0
         self.failures: dict[tuple[str, str], list[bytes]] = {}
-        self.timings: list[Timings] = []
-        self.in_flight: list[_Attempt] = []
+        self.open = 0
+        self.keys_open = 0
+        self.hopeless = False
 
     def run(self) -> None:
         waiting = list(reversed(self.task.batches))
-        reachable = True
-        while waiting and reachable and not self.pulse.stopping():
-            try:
-                wire = wires.borrow(self.task.endpoint)
-                while waiting and not self.pulse.stopping():
-                    while len(wire) >= IN_FLIGHT:
-                        wire.receive()
-                    self._call(wire, _Attempt(waiting.pop()))
-                wire.drain()
-                self.timings.append(wire.take_timings())
-            except CleanupJobError as error:
-                reachable = self.settle_lost(error)
+        while self.open or (waiting and not self._is_ending()):
+            while waiting and self._has_room() and not self._is_ending():
+                self._begin(_Attempt(waiting.pop()))
+            self.router.wait()
         for batch in waiting:
             self.leave(batch)
 
-    def _call(self, wire: Wire, attempt: _Attempt) -> None:
-        def take(reply: Reply) -> None:
-            self.in_flight.remove(attempt)
-            self._digest(wire, attempt, reply)
+    def _is_ending(self) -> bool:
+        return self.hopeless or self.pulse.stopping()
 
-        self.in_flight.append(attempt)
-        wire.send(*attempt.words(), then=take)
+    def _has_room(self) -> bool:
+        return not self.open or self.keys_open <= KEYS_IN_FLIGHT
 
-    def _digest(self, wire: Wire, attempt: _Attempt, reply: Reply) -> None:
-        if isinstance(reply, redis.exceptions.NoScriptError) and not attempt.reloaded:
+    def _begin(self, attempt: _Attempt) -> None:
+        self.open += 1
+        self.keys_open += attempt.batch.size
+        self._advance(attempt)
+
+    def _advance(self, attempt: _Attempt) -> None:
+        """Do what comes next for a batch, with what is still in it."""
+        if attempt.is_empty:
+            self._settle(attempt, [])
+        elif attempt.batch.slot is not None:
+            words = tuple(attempt.words())
+            self.router.send(
+                attempt.batch.slot, words, then=lambda reply: self._digest(attempt, reply)
+            )
+        elif attempt.batch.min_idle_s and not attempt.idle_is_known:
+            self._read_idle(attempt)
+        else:
+            self._read_guards(attempt)
+
+    # -- in one slot: the script decides and deletes -------------------------------------------
+
+    def _digest(self, attempt: _Attempt, reply: Reply) -> None:
+        if isinstance(reply, redis.exceptions.NoScriptError) and attempt.loads < MOST_LOADS:
             # Nothing ran. Somebody flushed the scripts, or this server is a new one.
-            attempt.reloaded = True
-            wire.send("SCRIPT", "LOAD", _SCRIPT, then=lambda _: None)
-            self._call(wire, attempt)
-        elif isinstance(reply, redis.ResponseError):
-            error = wires.refusal("EVALSHA", reply, self.task.endpoint)
-            self._look_again(wire, attempt, error)
+            attempt.loads += 1
+            slot = attempt.batch.slot or 0
+            self.router.send(slot, ("SCRIPT", "LOAD", _SCRIPT), then=lambda _: None)
+            self._advance(attempt)
+        elif isinstance(reply, Exception):
+            self._take_error(attempt, "EVALSHA", reply)
         elif reply[0] == _DELETED:
             self._settle(attempt, reply[1:])
+        elif reply[0] == _CHANGED:
+            now_ms = reply[1] * 1000 + reply[2] // 1000
+            values = {
+                attempt.guard_places[place - 1]: value
+                for place, value in zip(reply[3::2], reply[4::2], strict=True)
+            }
+            gone = [guard for guard, value in values.items() if value == 0]
+            self._take_changes(attempt, gone, {g: v for g, v in values.items() if v != 0}, now_ms)
+            self._advance(attempt)
         else:
-            if reply[0] == _CHANGED:
-                self._take_changes(attempt, reply)
-            else:
-                self._take_touched(attempt, reply[1:])
-            if attempt.is_empty:
-                self._settle(attempt, [0] * len(attempt.asked))
-            else:
-                self._call(wire, attempt)
+            attempt.drop_touched([place - 1 for place in reply[1:]])
+            self._advance(attempt)
 
-    def _take_changes(self, attempt: _Attempt, reply: Sequence[Reply]) -> None:
-        now_ms = reply[1] * 1000 + reply[2] // 1000
-        gone: list[int] = []
-        changed: list[int] = []
-        for place, value in zip(reply[3::2], reply[4::2], strict=True):
-            guard = attempt.guard_places[place - 1]
-            if value == 0:
-                gone.append(guard)
-                continue
-            changed.append(guard)
+    def _take_changes(
+        self,
+        attempt: _Attempt,
+        gone: Iterable[int],
+        changed: Mapping[int, bytes | int],
+        now_ms: int,
+    ) -> None:
+        """Take out what a guard no longer stands for."""
+        for guard, value in changed.items():
             was_stale = attempt.batch.expected[guard] != ABSENT
             if was_stale and self._is_live(value, now_ms):
                 self.revived.add(attempt.batch.guard_ids[guard])
@@ -297,84 +416,199 @@ class _Purge:
             return False
         return judge_heartbeat(value, now_ms, self.task.rule).kind is Kind.LIVE
 
-    def _take_touched(self, attempt: _Attempt, places: Sequence[int]) -> None:
-        """An orphan of which one key was touched keeps all of them."""
-        owners = [
-            needs[0]
-            for all_needs in attempt.batch.needs
-            for needs in all_needs
-            if attempt.dropped.isdisjoint(needs)
-        ]
-        attempt.drop({owners[place - 1] for place in places})
+    # -- scattered: read the idle times and the guards, then delete ---------------------------
 
-    def _settle(self, attempt: _Attempt, deleted: Sequence[int]) -> None:
-        """Count a batch whose call went through."""
-        for name, asked, done in zip(
-            self.task.schema.family_names, attempt.asked, deleted, strict=True
-        ):
-            self._count(name, deleted=done, gone=len(asked) - done)
-        self.purged.update(attempt.finished_ids())
-        self._finish(attempt)
+    def _read_idle(self, attempt: _Attempt) -> None:
+        keys = attempt.keys()
+        idle_s: list[Reply] = []
 
-    def _look_again(self, wire: Wire, attempt: _Attempt, error: CleanupJobError) -> None:
-        """See what is still there of a batch of which it is not clear what became."""
-        keys = [key for asked in attempt.asked for key in asked]
-        there: list[bool] = []
+        def take(references: list[Reply]) -> None:
+            replies = [*idle_s, *references]
+            error = next((reply for reply in replies if isinstance(reply, Exception)), None)
+            if error is not None:
+                self._leave_open(attempt, "OBJECT", error)
+                return
+            least = attempt.batch.min_idle_s
+            attempt.idle_is_known = True
+            attempt.drop_touched(
+                place
+                for place, (idle, count) in enumerate(zip(idle_s, references, strict=True))
+                if idle is not None and (idle < least or (count or 0) > 1)
+            )
+            self._advance(attempt)
+
+        def ask_references(replies: list[Reply]) -> None:
+            idle_s.extend(replies)
+            self.router.each("OBJECT REFCOUNT", keys, take)
+
+        self.router.each("OBJECT IDLETIME", keys, ask_references)
+
+    def _read_guards(self, attempt: _Attempt) -> None:
+        places = list(attempt.guard_places)
+        keys = [attempt.batch.guards[place] for place in places]
+
+        def take(values: list[Reply]) -> None:
+            gone: list[int] = []
+            changed: dict[int, bytes | int] = {}
+            for place, value in zip(places, values, strict=True):
+                expected = attempt.expected[place]
+                if value is None:
+                    if expected != ABSENT:
+                        gone.append(place)
+                elif isinstance(value, redis.ResponseError) and "WRONGTYPE" in str(value):
+                    changed[place] = _ANOTHER_TYPE
+                elif isinstance(value, Exception):
+                    self._leave_open(attempt, "GET", value)
+                    return
+                elif value != expected or not value:
+                    changed[place] = value
+            attempt.expire(gone)
+            if changed:
+                self._judge_changes(attempt, changed)
+            else:
+                self._delete(attempt)
+
+        self.router.each("GET", keys, take)
+
+    def _judge_changes(self, attempt: _Attempt, changed: dict[int, bytes | int]) -> None:
+        """Take the changed ones out, by the clock of a server that has one of them."""
 
         def take(reply: Reply) -> None:
-            there.append(reply == 1)
-            if len(there) == len(keys):
-                self.in_flight.remove(attempt)
-                self._fail(attempt, error, there)
+            # Without a clock nobody is called revived; that they are spared is sure.
+            now_ms = 0
+            if not isinstance(reply, Exception):
+                now_ms = int(reply[0]) * 1000 + int(reply[1]) // 1000
+            self._take_changes(attempt, (), changed, now_ms)
+            self._delete(attempt)
 
-        self.in_flight.append(attempt)
-        for key in keys:
-            wire.send("EXISTS", key, then=take)
+        slot = slot_of(attempt.batch.guards[next(iter(changed))])
+        self.router.send(slot, ("TIME",), then=take)
 
-    def settle_lost(self, error: CleanupJobError) -> bool:
-        """Account for what was in flight on a broken connection; True if there is a new one."""
-        wires.discard(self.task.endpoint)
-        lost, self.in_flight = self.in_flight, []
-        try:
-            wire = wires.borrow(self.task.endpoint)
-            while lost:
-                self._look_again(wire, lost[-1], error)
-                wire.drain()
-                lost.pop()
-        except CleanupJobError:
-            wires.discard(self.task.endpoint)
-            self.in_flight = []
-            for attempt in lost:
-                self._fail(attempt, error, there=[])
-            return False
-        return True
+    def _delete(self, attempt: _Attempt) -> None:
+        keys = attempt.keys()
 
-    def _fail(self, attempt: _Attempt, error: CleanupJobError, there: Sequence[bool]) -> None:
-        """Count what was seen to be there as failed, the rest as unknown."""
-        seen = iter(there)
-        for name, asked in zip(self.task.schema.family_names, attempt.asked, strict=True):
-            failed = sum(next(seen, False) for _ in asked)
-            self._count(name, failed=failed, unknown=len(asked) - failed)
-            self.failures.setdefault((error.code, str(error)), []).extend(asked)
-        self.unsettled.update(attempt.batch.guard_ids)
-        self._finish(attempt)
+        def take(replies: list[Reply]) -> None:
+            unclear = [place for place, reply in enumerate(replies) if not isinstance(reply, int)]
+            if unclear:
+                self._look_at(attempt, keys, replies, unclear)
+            else:
+                self._settle_each(attempt, [_DELETED_KEY if done else _GONE for done in replies])
 
-    def _finish(self, attempt: _Attempt) -> None:
+        if keys:
+            self.router.each("UNLINK", keys, take)
+        else:
+            self._settle(attempt, [])
+
+    def _look_at(
+        self,
+        attempt: _Attempt,
+        keys: Sequence[bytes],
+        replies: Sequence[Reply],
+        unclear: Sequence[int],
+    ) -> None:
+        """See whether the keys are there of which it is not clear what became."""
+        error = self._error("UNLINK", replies[unclear[0]])
+
+        def take(there: list[Reply]) -> None:
+            self._give_up_if_lost(there)
+            became = [_DELETED_KEY if reply == 1 else _GONE for reply in replies]
+            for place, reply in zip(unclear, there, strict=True):
+                became[place] = _FAILED if reply == 1 else _UNKNOWN
+            self._fail([keys[place] for place in unclear], error)
+            self._settle_each(attempt, became)
+
+        self.router.each("EXISTS", [keys[place] for place in unclear], take)
+
+    # -- what became of it -----------------------------------------------------------------------
+
+    def _settle(self, attempt: _Attempt, deleted: Sequence[int]) -> None:
+        """Count a batch whose call went through; `deleted` by family."""
+        for name, asked, done in zip(
+            self.families, attempt.asked, deleted or [0] * len(attempt.asked), strict=True
+        ):
+            self._count(name, deleted=done, gone=len(asked) - done)
+        if not (attempt.batch.own_heartbeats or attempt.batch.is_of_orphans):
+            ids = attempt.batch.guard_ids
+            self.begun.update(ids[needs[0]] for needs in attempt.needs())
+        self.purged.update(attempt.finished_ids())
+        self._close(attempt)
+
+    def _settle_each(self, attempt: _Attempt, became: Sequence[str]) -> None:
+        """Count a batch key by key, each with its outcome."""
+        needs = attempt.needs()
+        ids = attempt.batch.guard_ids
+        names = attempt.family_of_each(self.families)
+        for name, outcome, guards in zip(names, became, needs, strict=True):
+            self.counts[name][outcome] += 1
+            if outcome == _DELETED_KEY:
+                self.begun[ids[guards[0]]] += 1
+            elif outcome in (_FAILED, _UNKNOWN):
+                self.unsettled.update(ids[guard] for guard in guards)
+        self.purged.update(attempt.finished_ids())
+        self._close(attempt)
+
+    def _take_error(self, attempt: _Attempt, command: str, reply: Exception) -> None:
+        """A call without a good reply: it did nothing, or it has to be found out."""
+        if isinstance(reply, WireLostError) or not _did_nothing(reply):
+            self._look_again(attempt, self._error(command, reply))
+        else:
+            self._leave_open(attempt, command, reply)
+
+    def _look_again(self, attempt: _Attempt, error: CleanupJobError) -> None:
+        """See what is still there of a batch of which it is not clear what became."""
+        keys = attempt.keys()
+
+        def take(there: list[Reply]) -> None:
+            self._give_up_if_lost(there)
+            self._fail(keys, error)
+            self._settle_each(attempt, [_FAILED if reply == 1 else _UNKNOWN for reply in there])
+
+        self.router.each("EXISTS", keys, take)
+
+    def _give_up_if_lost(self, looks: Iterable[Reply]) -> None:
+        if any(isinstance(reply, CleanupJobError) for reply in looks):
+            self.hopeless = True
+
+    def _leave_open(self, attempt: _Attempt, command: str, reply: Exception) -> None:
+        """Count a batch that was begun and of which nothing was deleted."""
+        keys = attempt.keys()
+        self._give_up_if_lost([reply])
+        self._fail(keys, self._error(command, reply))
+        self._settle_each(attempt, [_FAILED] * len(keys))
+
+    def _error(self, command: str, reply: Reply) -> CleanupJobError:
+        if isinstance(reply, CleanupJobError):
+            return reply
+        return wires.refusal(command, reply, self.task.routes.access.endpoint)
+
+    def _fail(self, keys: Iterable[bytes], error: CleanupJobError) -> None:
+        self.failures.setdefault((error.code, str(error)), []).extend(keys)
+
+    def _close(self, attempt: _Attempt) -> None:
         """Count what had left the batch before its last call: spared, or gone by itself."""
         batch = attempt.batch
-        for name, keys, asked in zip(
-            self.task.schema.family_names, batch.keys, attempt.asked, strict=False
-        ):
+        for name, keys, asked in zip(self.families, batch.keys, attempt.asked, strict=False):
             self._count(name, spared=len(keys) - len(asked))
         spared_heartbeats = sum(1 for place in attempt.dropped if place < batch.own_heartbeats)
         gone_heartbeats = batch.own_heartbeats - spared_heartbeats - len(attempt.heartbeat_places)
         self._count(HEARTBEAT, spared=spared_heartbeats, gone=gone_heartbeats)
         self.spared.update(batch.guard_ids[place] for place in attempt.dropped)
+        self.open -= 1
+        self.keys_open -= batch.size
         self.pulse.advance(batch.size)
+
+    def look_at_all(self, error: CleanupJobError) -> None:
+        """Account for batches of which it is not clear what became."""
+        for batch in self.task.batches:
+            self.open += 1
+            self.keys_open += batch.size
+            self._look_again(_Attempt(batch), error)
+            while self.open:
+                self.router.wait()
 
     def leave(self, batch: Batch) -> None:
         """Count a batch that was never sent: its keys are still there because of us."""
-        for name, keys in zip(self.task.schema.family_names, batch.keys, strict=False):
+        for name, keys in zip(self.families, batch.keys, strict=False):
             self._count(name, failed=len(keys))
         self._count(HEARTBEAT, failed=batch.own_heartbeats)
         self.not_attempted += batch.size
@@ -397,10 +631,18 @@ class _Purge:
             spared=frozenset(self.spared),
             revived=frozenset(self.revived),
             unsettled=frozenset(self.unsettled),
+            begun=dict(self.begun),
             not_attempted=self.not_attempted,
             problems=problems,
-            timings=merge_timings(self.timings),
+            timings=self.router.take_timings(),
         )
+
+
+def _did_nothing(reply: Exception) -> bool:
+    """True if it is sure that the call was not begun."""
+    if isinstance(reply, CleanupJobError):
+        return True  # it was never sent
+    return isinstance(reply, redis.exceptions.AskError) or str(reply).startswith(_NOT_BEGUN)
 
 
 def _comparable(value: bytes) -> bytes:
@@ -409,6 +651,12 @@ def _comparable(value: bytes) -> bytes:
     return hashlib.sha1(value, usedforsecurity=False).hexdigest().encode()
 
 
-def _probe_key(pattern: str, probe: bytes) -> bytes:
-    text = pattern.replace("*{id}*", "{id}").encode()
-    return b":".join(probe if part in (b"{id}", b"*") else part for part in text.split(b":"))
+def _probe_id() -> bytes:
+    return b"cleanup-job-probe-" + uuid.uuid4().hex.encode()
+
+
+def _probe_key(pattern: Pattern, probe: bytes) -> bytes:
+    shown = b"{%b}" % probe if pattern.tagged else probe
+    before = [probe if token is None else token for token in pattern.before]
+    after = [probe if token is None else token for token in pattern.after]
+    return SEPARATOR.join([*before, shown, *after])

@@ -20,6 +20,7 @@ from cleanup_job.model import (
     Outcome,
     Problem,
     Sample,
+    Server,
     Timings,
     printable,
 )
@@ -110,6 +111,26 @@ class ServerUse(msgspec.Struct, frozen=True):
     used_memory_after: int = 0
 
 
+class NodeUse(msgspec.Struct, frozen=True):
+    """One primary before and after the run. `slots` is how many it serves; 0 if it stands alone."""
+
+    address: str
+    version: str
+    slots: int
+    keys_before: int
+    keys_after: int
+    cpu_s: float
+    used_memory_before: int
+    used_memory_after: int
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """A coordinator that came back when so many of its keys were deleted already."""
+
+    id: str
+    keys: int
+
+
 class PartitionWalk(msgspec.Struct, frozen=True):
     """One partition: `scanned` is what its SCAN calls returned."""
 
@@ -144,7 +165,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     phases: Phases = Phases()
     commands: dict[str, CommandTimes] = {}
     server: ServerUse = ServerUse()
+    nodes: list[NodeUse] = []
     workers: int = 1
+    losses: list[Loss] = []
     partitions: list[PartitionWalk] = []
     samples: list[Example] = []
     warnings: list[Problem] = []
@@ -202,6 +225,36 @@ def summarize_timings(timings: Timings) -> dict[str, CommandTimes]:
     return {command: _command_times(seconds) for command, seconds in ordered if seconds}
 
 
+def nodes_of(before: Iterable[Server], after: Iterable[Server]) -> list[NodeUse]:
+    """The primaries as they were and are; those that are gone, with nothing afterwards."""
+    now = {server.run_id: server for server in after}
+    uses = []
+    for server in before:
+        later = now.get(server.run_id)
+        uses.append(
+            NodeUse(
+                address=server.address,
+                version=server.version,
+                slots=len(server.slot_set()) if server.node_id else 0,
+                keys_before=server.keys,
+                keys_after=later.keys if later else 0,
+                cpu_s=round(later.cpu_s - server.cpu_s, 4) if later else 0.0,
+                used_memory_before=server.used_memory,
+                used_memory_after=later.used_memory if later else 0,
+            )
+        )
+    return uses
+
+
+def sum_up(nodes: Sequence[NodeUse]) -> ServerUse:
+    """What all primaries have used together."""
+    return ServerUse(
+        cpu_s=round(sum(node.cpu_s for node in nodes), 4),
+        used_memory_before=sum(node.used_memory_before for node in nodes),
+        used_memory_after=sum(node.used_memory_after for node in nodes),
+    )
+
+
 def walks(findings: Iterable[Findings]) -> list[PartitionWalk]:
     """The partitions as the report lists them."""
     return [
@@ -212,8 +265,12 @@ def walks(findings: Iterable[Findings]) -> list[PartitionWalk]:
             seconds=round(found.seconds, 4),
             attempts=found.attempts,
         )
-        for found in sorted(findings, key=lambda found: found.partition.index)
+        for found in sorted(findings, key=_place_of)
     ]
+
+
+def _place_of(found: Findings) -> tuple[str, int]:
+    return found.partition.node, found.partition.lanes[0][0]
 
 
 def example(sample: Sample) -> Example:
@@ -267,29 +324,51 @@ def _headline(report: Report) -> str:
 
 def _coordinator_lines(report: Report) -> list[str]:
     found = report.coordinators
-    lines = [
-        f"coordinators  {found.checked:>10,} checked: {found.live:,} live, {found.stale:,} stale, "
-        f"{found.unreadable:,} unreadable, {found.future:,} future",
-        f"              {found.orphaned:>10,} orphaned (owned keys without any heartbeat)",
-    ]
+    lines = _wrapped(
+        f"coordinators  {found.checked:>10,} checked: ",
+        [
+            f"{found.live:,} live",
+            f"{found.stale:,} stale",
+            f"{found.unreadable:,} unreadable",
+            f"{found.future:,} future",
+        ],
+    )
+    lines.append(f"{found.orphaned:>24,} orphaned (owned keys without any heartbeat)")
     if not report.dry_run:
-        lines.append(
-            f"              {found.purged:>10,} purged, {found.revived:,} revived and spared, "
-            f"{found.orphans_purged:,} orphans purged"
+        lines += _wrapped(
+            f"{found.purged:>24,} purged, ",
+            [f"{found.revived:,} revived and spared", f"{found.orphans_purged:,} orphans purged"],
         )
+    return lines
+
+
+def _wrapped(head: str, parts: Sequence[str]) -> list[str]:
+    """The parts behind their head, on as many lines as they take."""
+    lines = [head + parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(", ") + len(part) <= WIDTH:
+            lines[-1] += f", {part}"
+        else:
+            lines[-1] += ","
+            lines.append(" " * 25 + part)
     return lines
 
 
 def _key_table(report: Report) -> list[str]:
     columns = ("matched", "planned", *([] if report.dry_run else OUTCOMES))
-    names = [*report.keys.by_family, "total"]
-    first = max(len("keys"), *(len(name) for name in names))
-    rows = [f"{'keys':<{first}}" + "".join(f"{column:>10}" for column in columns)]
-    for name in names:
-        counts = report.keys if name == "total" else report.keys.by_family[name]
-        cells = "".join(f"{getattr(counts, column):>10,}" for column in columns)
-        rows.append(f"{name:<{first}}{cells}")
-    return rows
+    rows = [("keys", *columns)]
+    for name, counts in (*report.keys.by_family.items(), ("total", report.keys)):
+        rows.append((name, *(f"{getattr(counts, column):,}" for column in columns)))
+    first, *others = (max(map(len, cells)) for cells in zip(*rows, strict=True))
+    # Ten each where that fits, so that reports look alike; else as close as it takes.
+    for widths in (
+        [max(10, width + 1) for width in others],
+        [width + 2 for width in others],
+        [width + 1 for width in others],
+    ):
+        if first + sum(widths) <= WIDTH:
+            break
+    return [f"{name:<{first}}" + "".join(map(str.rjust, cells, widths)) for name, *cells in rows]
 
 
 def _sample_lines(samples: Sequence[Example]) -> list[str]:
@@ -304,12 +383,21 @@ def _cost_lines(report: Report) -> list[str]:
     phases = report.phases
     server = report.server
     lines = [
-        f"time          {report.duration_s:.3f} s: survey {phases.survey_s:.3f}, "
-        f"judge {phases.judge_s:.3f}, purge {phases.purge_s:.3f}; "
-        f"workers {report.workers}",
-        f"server        {server.cpu_s:.3f} s CPU, memory "
-        f"{_megabytes(server.used_memory_before)} → {_megabytes(server.used_memory_after)}; "
-        f"{report.keys.scanned:,} keys scanned",
+        *_wrapped(
+            f"time          {report.duration_s:.3f} s: survey {phases.survey_s:.3f}, ",
+            [
+                f"judge {phases.judge_s:.3f}",
+                f"purge {phases.purge_s:.3f}; workers {report.workers}",
+            ],
+        ),
+        *_wrapped(
+            f"server        {server.cpu_s:.3f} s CPU, ",
+            [
+                f"memory {_megabytes(server.used_memory_before)} → "
+                f"{_megabytes(server.used_memory_after)}",
+                f"{report.keys.scanned:,} keys scanned",
+            ],
+        ),
     ]
     lines += [
         f"  {command:<10} {times.calls:>7,} calls   p50 {times.p50_ms:.2f} ms   "
@@ -329,11 +417,10 @@ def _conclusion(report: Report) -> str:
     keys = report.keys
     if report.status == "failed":
         return "FAILED: the counts do not add up; please report this as a bug"
+    if report.status == "partial" and report.dry_run:
+        return "PARTIAL: not all of the keyspace was covered; run again"
     if report.status == "partial":
-        return (
-            f"PARTIAL: {keys.deleted:,} of {keys.planned:,} planned keys deleted; "
-            "run again to finish the rest"
-        )
+        return f"PARTIAL: {keys.deleted:,} of {keys.planned:,} planned keys deleted; run again"
     if report.dry_run:
         return f"complete: {keys.planned:,} keys would be deleted; nothing was"
     return f"complete: {keys.deleted:,} of {keys.planned:,} planned keys deleted"

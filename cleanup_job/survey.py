@@ -1,7 +1,7 @@
 """One partition to its findings: the map half of the job.
 
-The partition is walked once, in two *lanes*: two halves of its cursor range, each with one
-SCAN in flight, so that the server fills one page while Python reads the other. Heartbeats are
+The partition is walked once, in *lanes*: shares of its range, each with one SCAN in flight, so
+that the server fills one page while Python reads the other. Heartbeats are
 read in bulk as they are found, and judged against the server's clock asked for right behind
 them.
 
@@ -16,19 +16,19 @@ from __future__ import annotations
 
 import time
 from time import perf_counter
-from typing import NamedTuple
 
 import redis
 
 from cleanup_job import wire as wires
-from cleanup_job.errors import CursorOrderError
+from cleanup_job.cursors import Lane, Order, cursor_at, place_of
+from cleanup_job.errors import CleanupJobError, CursorOrderError, ServerUnavailableError
 from cleanup_job.judge import judge_heartbeat
 from cleanup_job.keyspace import covering_glob
 from cleanup_job.model import (
+    Broken,
     Findings,
     IdleTask,
     Kind,
-    Partition,
     Pulse,
     Sample,
     SurveyTask,
@@ -37,7 +37,8 @@ from cleanup_job.model import (
     pack,
     unpack,
 )
-from cleanup_job.wire import Reply, Wire, WireLostError
+from cleanup_job.routes import Router
+from cleanup_job.wire import Reply, Wire
 
 PAGE = 1000
 """COUNT of a SCAN: 0.3–0.6 ms of the server per call (shared facts §3), so that other clients
@@ -54,14 +55,14 @@ MAX_ATTEMPTS = 3
 
 PAUSE_BETWEEN_ATTEMPTS_S = 0.5
 
-_CURSOR_SPACE = 1 << 64
 
-
-def survey(task: SurveyTask, pulse: Pulse) -> Findings:
+def survey(task: SurveyTask, pulse: Pulse) -> Findings | Broken:
     """Walk one partition; on a broken connection walk it again.
 
+    Returns:
+        What is there; or, if it could not be walked in `MAX_ATTEMPTS` times, why.
+
     Raises:
-        ServerUnavailableError: if the connection broke `MAX_ATTEMPTS` times.
         ServerRefusedError: if the user lacks a right.
         CursorOrderError: if cursors come in another order than partitions rely on.
     """
@@ -73,16 +74,14 @@ def survey(task: SurveyTask, pulse: Pulse) -> Findings:
             walk.run()
             timings.append(walk.wire.take_timings())
             return walk.findings(perf_counter() - started, attempt, merge_timings(timings))
-        except WireLostError:
-            wires.discard(task.endpoint)
-            if attempt == MAX_ATTEMPTS:
-                raise
-            time.sleep(PAUSE_BETWEEN_ATTEMPTS_S * attempt)
-        except Exception:
+        except CleanupJobError as error:
             # What is still in flight would answer the next one's questions.
             wires.discard(task.endpoint)
-            raise
-    raise AssertionError("unreachable: the last attempt returns or raises")
+            if not isinstance(error, ServerUnavailableError):
+                raise
+            reason = str(error)
+        time.sleep(PAUSE_BETWEEN_ATTEMPTS_S * attempt)
+    return Broken(task.partition, reason)
 
 
 def survey_idle(task: IdleTask, pulse: Pulse) -> frozenset[bytes]:
@@ -97,48 +96,32 @@ def survey_idle(task: IdleTask, pulse: Pulse) -> frozenset[bytes]:
         ServerUnavailableError: if the connection broke.
         ServerRefusedError: if the user lacks a right.
     """
-    wire = wires.borrow(task.endpoint)
-    young: list[bytes] = []
-    for key in unpack(task.keys):
-
-        def take_idle(reply: Reply, key: bytes = key) -> None:
-            idle_s = _accept("OBJECT", reply, wire)
-            if idle_s is not None and idle_s < task.min_idle_s:
-                young.append(key)
-
-        def take_references(reply: Reply, key: bytes = key) -> None:
-            references = _accept("OBJECT", reply, wire)
-            if references is not None and references > 1:
-                young.append(key)
-
+    router = Router(task.routes)
+    young: set[bytes] = set()
+    keys = unpack(task.keys)
+    for start in range(0, len(keys), IDLE_READS_IN_FLIGHT):
+        some = keys[start : start + IDLE_READS_IN_FLIGHT]
+        idle_s: list[Reply] = []
+        references: list[Reply] = []
         if pulse.stopping():
             break
-        while len(wire) >= IDLE_READS_IN_FLIGHT:
-            wire.receive()
-        wire.send("OBJECT", "IDLETIME", key, then=take_idle)
-        wire.send("OBJECT", "REFCOUNT", key, then=take_references)
-    wire.drain()
+        router.each("OBJECT IDLETIME", some, idle_s.extend)
+        router.each("OBJECT REFCOUNT", some, references.extend)
+        while router.in_flight:
+            router.wait()
+        for key, idle, count in zip(some, idle_s, references, strict=True):
+            if _is_young(idle, count, task):
+                young.add(key)
     return frozenset(young)
 
 
-class _Lane(NamedTuple):
-    """A range of reversed cursors."""
-
-    start: int
-    end: int
-
-
-def lanes_of(partition: Partition) -> tuple[_Lane, ...]:
-    """The ranges of reversed cursors that one worker walks side by side."""
-    if partition.sequential:
-        return (_Lane(0, _CURSOR_SPACE),)
-    cut = [-(-(2 * partition.index + i) * _CURSOR_SPACE // (2 * partition.count)) for i in range(3)]
-    return (_Lane(cut[0], cut[1]), _Lane(cut[1], cut[2]))
-
-
-def reverse_bits(cursor: int) -> int:
-    """A 64-bit cursor as its place in the walk's order, and back."""
-    return int(f"{cursor:064b}"[::-1], 2)
+def _is_young(idle_s: Reply, references: Reply, task: IdleTask) -> bool:
+    where = task.routes.access.endpoint
+    idle_s = wires.accept("OBJECT", idle_s, where)
+    references = wires.accept("OBJECT", references, where)
+    if references is not None and references > 1:
+        return True
+    return idle_s is not None and idle_s < task.min_idle_s
 
 
 class _Walk:
@@ -146,6 +129,7 @@ class _Walk:
 
     def __init__(self, task: SurveyTask, wire: Wire, pulse: Pulse) -> None:
         self.task = task
+        self.partition = task.partition
         self.wire = wire
         self.pulse = pulse
         self.glob = covering_glob(task.schema.patterns)
@@ -157,37 +141,40 @@ class _Walk:
         self.owned: list[list[bytes]] = [[] for _ in task.schema.owned]
 
     def run(self) -> None:
-        for lane in lanes_of(self.task.partition):
-            self._scan(lane, lane.start)
+        for lane in self.partition.lanes:
+            self._scan(lane, lane[0])
         while self.wire:
             self.wire.receive()
             if not self.wire:
                 self._read_heartbeats()
 
-    def _scan(self, lane: _Lane, place: int) -> None:
-        """Ask for the page at `place`, a reversed cursor; its reply asks for the next one."""
+    def _scan(self, lane: Lane, place: int) -> None:
+        """Ask for the page at `place`; its reply asks for the next one."""
+        order = self.partition.order
 
         def take(reply: Reply) -> None:
-            cursor, keys = _accept("SCAN", reply, self.wire)
-            next_place = reverse_bits(int(cursor))
-            at_end = int(cursor) == 0 or next_place >= lane.end
-            if not at_end and next_place <= place and not self.task.partition.sequential:
+            cursor, keys = self._accept("SCAN", reply)
+            next_place = place_of(order, int(cursor))
+            at_end = int(cursor) == 0 or (next_place >= lane[1] and order is not Order.SEQUENCE)
+            if not at_end and next_place <= place and order is not Order.SEQUENCE:
                 raise CursorOrderError(
                     f"{self.wire.endpoint.address} returned SCAN cursors out of order",
                     "cursor_order",
                 )
             if not at_end and not self.pulse.stopping():
                 self._scan(lane, next_place)
-            self.pulse.advance(self._passed(place, lane.end if at_end else next_place))
+            self.pulse.advance(self._passed(lane, place, lane[1] if at_end else next_place))
             self._take_page(keys)
 
-        self.wire.send("SCAN", reverse_bits(place), "MATCH", self.glob, "COUNT", PAGE, then=take)
+        cursor = cursor_at(order, place)
+        self.wire.send("SCAN", cursor, "MATCH", self.glob, "COUNT", PAGE, then=take)
 
-    def _passed(self, place: int, next_place: int) -> int:
+    def _passed(self, lane: Lane, place: int, next_place: int) -> int:
         """About how many keys lie between two places: MATCH hides what was walked over."""
-        if self.task.partition.sequential:
+        if self.partition.order is Order.SEQUENCE:
             return PAGE
-        return self.task.keys * (next_place - place) // _CURSOR_SPACE
+        share = self.partition.keys // len(self.partition.lanes)
+        return share * (next_place - place) // (lane[1] - lane[0])
 
     def _take_page(self, keys: list[bytes]) -> None:
         self.scanned += len(keys)
@@ -205,17 +192,31 @@ class _Walk:
         keys = [self.task.schema.heartbeat.key_for(coordinator_id) for coordinator_id in ids]
         values: list[bytes | None] = []
 
-        def take_values(reply: Reply) -> None:
-            values.extend(_accept("MGET", reply, self.wire))
-
         def take_time(reply: Reply) -> None:
-            seconds, micros = _accept("TIME", reply, self.wire)
+            seconds, micros = self._accept("TIME", reply)
             now_ms = int(seconds) * 1000 + int(micros) // 1000
             for coordinator_id, value in zip(ids, values, strict=True):
                 self._judge(coordinator_id, value, now_ms)
 
-        self.wire.send("MGET", *keys, then=take_values)
+        if self.task.clustered:
+            # MGET takes keys of one slot only.
+            for key in keys:
+                self.wire.send("GET", key, then=lambda reply: values.append(self._value(reply)))
+        else:
+            self.wire.send(
+                "MGET", *keys, then=lambda reply: values.extend(self._accept("MGET", reply))
+            )
         self.wire.send("TIME", then=take_time)
+
+    def _value(self, reply: Reply) -> bytes | None:
+        """A heartbeat's value, as MGET would give it.
+
+        One that moved to another server is not ours to read: that server is walked later.
+        """
+        if isinstance(reply, redis.exceptions.AskError) or _is_wrong_type(reply):
+            return None
+        value: bytes | None = self._accept("GET", reply)
+        return value
 
     def _judge(self, coordinator_id: bytes, value: bytes | None, now_ms: int) -> None:
         if value is None:
@@ -239,7 +240,9 @@ class _Walk:
         """A heartbeat that MGET gave no value for is gone, or it is no string."""
 
         def take(reply: Reply) -> None:
-            kind = bytes(_accept("TYPE", reply, self.wire)).decode()
+            if isinstance(reply, redis.exceptions.AskError):
+                return
+            kind = bytes(self._accept("TYPE", reply)).decode()
             if kind == "none":
                 return
             reason = "its type changed while it was read" if kind == "string" else f"is a {kind}"
@@ -248,10 +251,13 @@ class _Walk:
         key = self.task.schema.heartbeat.key_for(coordinator_id)
         self.wire.send("TYPE", key, then=take)
 
+    def _accept(self, command: str, reply: Reply) -> Reply:
+        return wires.accept(command, reply, self.wire.endpoint)
+
     def findings(self, seconds: float, attempts: int, timings: Timings) -> Findings:
         """All that was found, packed."""
         return Findings(
-            partition=self.task.partition,
+            partition=self.partition,
             scanned=self.scanned,
             seconds=seconds,
             attempts=attempts,
@@ -265,7 +271,5 @@ class _Walk:
         )
 
 
-def _accept(command: str, reply: Reply, wire: Wire) -> Reply:
-    if isinstance(reply, redis.ResponseError):
-        raise wires.refusal(command, reply, wire.endpoint)
-    return reply
+def _is_wrong_type(reply: Reply) -> bool:
+    return isinstance(reply, redis.ResponseError) and str(reply).startswith("WRONGTYPE")

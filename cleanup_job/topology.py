@@ -1,24 +1,45 @@
-"""From an endpoint to what stands there, and to the partitions of its keyspace.
+"""From an address to the servers that hold the keyspace, and to partitions of it.
 
-Why the keyspace can be cut at all: SCAN's documentation promises cursors only from 0 on,
-each as returned. But every standalone Redis, and every standalone Valkey with its old and its
-new table, walks its buckets in bit-reversed order, and one call from v to v' returns every key
-in [rev(v), rev(v')), whatever the table's size and even in the middle of a rehash (shared
-facts §4). So a share of that order is a range of reversed cursors, and walking all the shares
-covers every key that is there throughout. Overshoot gives duplicates, never gaps.
+`discover` finds out what stands there: one server, a cluster (any node's address will do), or
+what a Sentinel knows as the primary. `partitions` cuts the keyspace into shares by the order in
+which each server walks its keys (see `cursors`). That order is knowledge of an implementation,
+not a promise, so it takes three to trust it: product and version are known to have it, a probe
+sees it, and the walk itself checks every cursor. Otherwise a server gets one sequential walk.
 
-That is knowledge of an implementation, not a promise. So it is used only for products and
-versions that are known to work so, and the walk itself checks that cursors come in that order;
-a server that is not known, or that breaks the order, gets one sequential walk.
+What a survey of a moving cluster may have missed is told by two looks, before and after it
+(`to_walk_again`):
+
+- A walk of a server is worth nothing if the process was another one afterwards (`run_id`): the
+  order depends on a seed that each process draws.
+- A server that took over slots may have been given keys behind the walk's back. Taking over
+  raises its epoch, so even slots that came and went are noticed; it is walked again.
+- A slot on its way, key by key, is complete if its new owner is walked after its old one was.
 """
 
 from __future__ import annotations
 
-import math
+import time
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
-from cleanup_job.errors import ServerRefusedError, ServerUnavailableError
-from cleanup_job.model import Partition, Server
+from msgspec import structs
+
+from cleanup_job import wire as wires
+from cleanup_job.cursors import Lane, Order, cut_by_weight, cut_evenly, end_of, place_of
+from cleanup_job.errors import CleanupJobError, ServerRefusedError, ServerUnavailableError
+from cleanup_job.keyspace import SLOTS
+from cleanup_job.model import (
+    Access,
+    Endpoint,
+    Importing,
+    Partition,
+    Routes,
+    Server,
+    SlotRange,
+    Target,
+)
+from cleanup_job.routes import standalone
 from cleanup_job.wire import Wire
 
 KEYS_PER_PARTITION = 50_000
@@ -28,53 +49,95 @@ KEYS_PER_PARTITION = 50_000
 KEYS_WORTH_A_PARTITION = 1_000
 """Below this a share is not worth a task of its own."""
 
+LANES = 2
+"""Shares of a partition that are walked side by side, so that the server fills one page while
+Python reads the other."""
+
+EVEN_ENOUGH = 1.1
+"""The largest partition may hold so many times the mean; more partitions are tried to get there."""
+
+PROBE_PAGES = 8
+"""Cursors that the probe looks at. Eight in ascending order by chance: 1 in 40,320."""
+
+PATIENCE_S = 20.0
+"""How long to wait for a cluster that fails over: the default cluster-node-timeout is 15 s."""
+
+PAUSE_S = 0.2
+
 _PARTITIONABLE = {"redis": range(4, 9), "valkey": range(7, 10)}
 """Major versions whose tables were read or tested. A newer one gets the sequential walk."""
+
+_SLOT_ORDERED_SINCE = {"redis": (7, 4), "valkey": (8, 0)}
+"""Since when a cluster's nodes walk slot by slot."""
 
 _FOREIGN_MARKERS = ("dragonfly_version", "keydb_version", "mvcc_depth", "garnet_version")
 """INFO fields of other products that also report a `redis_version`."""
 
+_Slots = frozenset[int]
+_ALL_SLOTS: _Slots = frozenset(range(SLOTS))
 
-def discover(wire: Wire) -> Server:
-    """Find out what stands at the other end.
+
+# -- discovery -------------------------------------------------------------------------------
+
+
+def discover(access: Access, known: Sequence[Server] = ()) -> Target:
+    """Find out which servers hold the keyspace.
+
+    Args:
+        access: how to get there.
+        known: servers of an earlier discovery, any of which may be asked if the given one
+            does not answer.
 
     Raises:
-        ServerRefusedError: not a Redis, a replica, a cluster node.
-        ServerUnavailableError: still loading.
+        ServerRefusedError: not a Redis, a replica, a missing right.
+        ServerUnavailableError: unreachable, still loading; no node of a cluster serves anything.
     """
-    info = read_info(wire)
-    if "redis_version" not in info:
-        raise ServerRefusedError(
-            f"{wire.endpoint.address} answers, but is no Redis or Valkey server", "not_redis"
-        )
-    if info.get("loading") == "1":
-        raise ServerUnavailableError(
-            f"{wire.endpoint.address} is still loading its data; try again later", "loading"
-        )
-    if info.get("role") in ("slave", "replica"):
-        primary = f"{info.get('master_host')}:{info.get('master_port')}"
-        raise ServerRefusedError(
-            f"{wire.endpoint.address} is a replica; give the address of its primary, {primary}",
-            "replica",
-        )
-    product, version = _product(info)
-    if info.get("cluster_enabled") == "1":
-        raise ServerRefusedError(
-            f"{wire.endpoint.address} is a node of a cluster; this version sweeps standalone "
-            "servers only",
-            "unsupported_mode",
-        )
-    return Server(
-        address=wire.endpoint.address,
-        product=product,
-        version=version,
-        mode="standalone",
-        run_id=info.get("run_id", ""),
-        keys=int(wire.ask("DBSIZE")),
-        cursors_partition=_cursors_partition(product, version),
-        tracks_idle_time="lfu" not in info.get("maxmemory_policy", "noeviction"),
-        cpu_s=_cpu_s(info),
-        used_memory=int(info.get("used_memory", 0)),
+    endpoint = locate(access)
+    others = [server.endpoint for server in known if server.endpoint != endpoint]
+    problem: ServerUnavailableError | None = None
+    for candidate in (endpoint, *others):
+        try:
+            wire = wires.borrow(candidate)
+            info = read_info(wire)
+        except ServerUnavailableError as error:
+            problem = problem or error
+            continue
+        if info.get("cluster_enabled") == "1":
+            return _discover_cluster(access, wire)
+        routes = standalone(structs.replace(access, endpoint=candidate))
+        return Target("standalone", routes, (_server(wire, info),))
+    assert problem is not None, "at least one candidate was asked"
+    raise problem
+
+
+def locate(access: Access) -> Endpoint:
+    """The address to begin at: the given one, or what the Sentinels say.
+
+    Raises:
+        ServerUnavailableError: if no Sentinel can be reached.
+        ServerRefusedError: if those that can do not know the service.
+    """
+    if not access.sentinels:
+        return access.endpoint
+    problems: list[str] = []
+    for sentinel in access.sentinels:
+        try:
+            found = wires.borrow(sentinel).ask(
+                "SENTINEL", "GET-MASTER-ADDR-BY-NAME", access.service
+            )
+        except ServerUnavailableError as error:
+            problems.append(str(error))
+            continue
+        if found is None:
+            raise ServerRefusedError(
+                f"the Sentinel {sentinel.address} knows no service {access.service!r}; "
+                "see SENTINEL MASTERS for those it knows",
+                "unknown_service",
+            )
+        host, port = found
+        return access.announced(bytes(host).decode(), int(port))
+    raise ServerUnavailableError(
+        f"no Sentinel can be reached ({'; '.join(problems)})", "unreachable"
     )
 
 
@@ -82,30 +145,59 @@ def read_info(wire: Wire) -> dict[str, str]:
     """INFO as names and values.
 
     Raises:
-        ServerRefusedError: if the user may not run INFO.
+        ServerRefusedError: if the user may not run INFO, or this is no Redis.
+        ServerUnavailableError: if it is still loading.
     """
     text = bytes(wire.ask("INFO")).decode("utf-8", "replace")
     lines = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
-    return {name: value.strip() for name, _, value in lines if name}
+    info = {name: value.strip() for name, _, value in lines if name}
+    if "redis_version" not in info:
+        raise ServerRefusedError(
+            f"{wire.endpoint.address} answers, but is no Redis or Valkey server", "not_redis"
+        )
+    if info.get("redis_mode") == "sentinel" or info.get("server_mode") == "sentinel":
+        raise ServerRefusedError(
+            f"{wire.endpoint.address} is a Sentinel; write redis+sentinel://"
+            f"{wire.endpoint.address}/SERVICE",
+            "sentinel",
+        )
+    if info.get("loading") == "1":
+        raise ServerUnavailableError(
+            f"{wire.endpoint.address} is still loading its data; try again later", "loading"
+        )
+    return info
 
 
-def partitions(server: Server, workers: int) -> tuple[Partition, ...]:
-    """Cut the server's keyspace into equal shares of its cursor order.
+def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Server:
+    """What a primary tells of itself.
 
-    At least one share per worker where there are keys enough; a power of two, whose shares
-    end on the borders that the table itself has.
+    Raises:
+        ServerRefusedError: if it is a replica.
     """
-    if not server.cursors_partition:
-        return whole(server)
-    wanted = max(workers, server.keys // KEYS_PER_PARTITION)
-    affordable = server.keys // KEYS_WORTH_A_PARTITION
-    count = 2 ** math.ceil(math.log2(max(1, min(wanted, affordable))))
-    return tuple(Partition(server.address, index, count) for index in range(count))
-
-
-def whole(server: Server) -> tuple[Partition, ...]:
-    """The whole keyspace as one documented walk from cursor 0 to 0."""
-    return (Partition(server.address, 0, 1, sequential=True),)
+    if info.get("role") in ("slave", "replica"):
+        primary = f"{info.get('master_host')}:{info.get('master_port')}"
+        raise ServerRefusedError(
+            f"{wire.endpoint.address} is a replica; give the address of its primary, {primary}",
+            "replica",
+        )
+    product, version = _product(info)
+    server = Server(
+        endpoint=wire.endpoint,
+        product=product,
+        version=version,
+        node_id=node.id if node else "",
+        run_id=info.get("run_id", ""),
+        keys=int(wire.ask("DBSIZE")),
+        order=_order(product, version, clustered=node is not None),
+        tracks_idle_time="lfu" not in info.get("maxmemory_policy", "noeviction"),
+        cpu_s=_cpu_s(info),
+        used_memory=int(info.get("used_memory", 0)),
+    )
+    if node is not None:
+        server = structs.replace(
+            server, epoch=node.epoch, slots=node.slots, importing=node.importing
+        )
+    return server
 
 
 def _product(info: dict[str, str]) -> tuple[str, str]:
@@ -119,23 +211,316 @@ def _product(info: dict[str, str]) -> tuple[str, str]:
     return "redis", info["redis_version"]
 
 
-def _cursors_partition(product: str, version: str) -> bool:
-    major = version.partition(".")[0]
-    return major.isdigit() and int(major) in _PARTITIONABLE.get(product, ())
+def _order(product: str, version: str, *, clustered: bool) -> Order:
+    """The order that this product and version is known to have."""
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
+    if len(numbers) < 2 or numbers[0] not in _PARTITIONABLE.get(product, ()):
+        return Order.SEQUENCE
+    if clustered and (numbers[0], numbers[1]) >= _SLOT_ORDERED_SINCE[product]:
+        return Order.SLOTS
+    return Order.REVERSED
 
 
 def _cpu_s(info: dict[str, str]) -> float:
     return float(info.get("used_cpu_user", 0)) + float(info.get("used_cpu_sys", 0))
 
 
-class Usage(NamedTuple):
-    """What the server has used so far."""
-
-    cpu_s: float
-    used_memory: int
+# -- clusters --------------------------------------------------------------------------------
 
 
-def usage(wire: Wire) -> Usage:
-    """The server's CPU seconds since its start, and its memory in bytes."""
+class _Node(NamedTuple):
+    """A line of CLUSTER NODES."""
+
+    id: str
+    host: str
+    port: int
+    flags: frozenset[str]
+    epoch: int
+    slots: tuple[SlotRange, ...]
+    importing: frozenset[Importing]
+
+    @property
+    def is_primary(self) -> bool:
+        """True for a primary that its cluster believes to be there."""
+        return "master" in self.flags and not self.flags & {"fail", "noaddr", "handshake"}
+
+
+def _discover_cluster(access: Access, wire: Wire) -> Target:
+    endpoints = _announced_endpoints(access, wire)
+    servers: list[Server] = []
+    unreachable: list[str] = []
+    for node in _read_nodes(wire):
+        if not node.is_primary:
+            continue
+        endpoint = endpoints.get(node.id) or access.announced(
+            node.host or wire.endpoint.host, node.port
+        )
+        try:
+            servers.append(_cluster_server(wires.borrow(endpoint)))
+        except (ServerUnavailableError, _NoPrimaryError) as error:
+            wires.discard(endpoint)
+            unreachable.append(str(error))
+    if not servers:
+        raise ServerUnavailableError(
+            f"no primary of the cluster at {wire.endpoint.address} can be used "
+            f"({'; '.join(unreachable) or 'it has none'}); if its announced addresses can't be "
+            "reached from here, set redis.address_map",
+            "unreachable",
+        )
+    servers = _without_rivals(servers)
+    uncovered = _ALL_SLOTS.difference(*(server.slot_set() for server in servers))
+    spans = tuple(
+        (first, last, server.endpoint) for server in servers for first, last in server.slots
+    )
+    return Target(
+        "cluster",
+        Routes(access, spans, clustered=True),
+        tuple(servers),
+        uncovered,
+        tuple(unreachable),
+    )
+
+
+class _NoPrimaryError(CleanupJobError):
+    """A node that its cluster calls a primary does not see itself as one that serves."""
+
+
+def _cluster_server(wire: Wire) -> Server:
     info = read_info(wire)
-    return Usage(_cpu_s(info), int(info.get("used_memory", 0)))
+    state = bytes(wire.ask("CLUSTER", "INFO")).decode()
+    if info.get("role") != "master" or "cluster_state:ok" not in state:
+        raise _NoPrimaryError(
+            f"{wire.endpoint.address} does not serve its slots now", "cluster_down"
+        )
+    myself = next(node for node in _read_nodes(wire) if "myself" in node.flags)
+    return _server(wire, info, myself)
+
+
+def _announced_endpoints(access: Access, wire: Wire) -> dict[str, Endpoint]:
+    """Addresses by node, as the cluster prefers them: names where it has names."""
+    endpoints = {}
+    for _, _, primary, *_ in wire.ask("CLUSTER", "SLOTS"):
+        host = bytes(primary[0] or b"").decode() or wire.endpoint.host
+        endpoints[bytes(primary[2]).decode()] = access.announced(host, int(primary[1]))
+    return endpoints
+
+
+def _read_nodes(wire: Wire) -> list[_Node]:
+    text = bytes(wire.ask("CLUSTER", "NODES")).decode()
+    return [_parse_node(line.split(" ")) for line in text.splitlines() if line]
+
+
+def _parse_node(fields: Sequence[str]) -> _Node:
+    """Read one line: id, address, flags, primary, ping, pong, epoch, link, then slots.
+
+    Source: the CLUSTER NODES command's documentation, "Serialization format".
+    """
+    host, _, port = fields[1].partition("@")[0].rpartition(":")
+    slots: list[SlotRange] = []
+    importing: list[Importing] = []
+    for word in fields[8:]:
+        if word.startswith("["):
+            slot, arrow, node_id = word.strip("[]").partition("-<-")
+            if arrow:
+                importing.append(Importing(int(slot), node_id))
+        else:
+            first, _, last = word.partition("-")
+            slots.append((int(first), int(last or first)))
+    return _Node(
+        id=fields[0],
+        host=host,
+        port=int(port),
+        flags=frozenset(fields[2].split(",")),
+        epoch=int(fields[6]),
+        slots=tuple(slots),
+        importing=frozenset(importing),
+    )
+
+
+def _without_rivals(servers: Iterable[Server]) -> list[Server]:
+    """Where two servers claim a slot, the one with the higher epoch has it."""
+    taken: set[int] = set()
+    settled = []
+    for server in sorted(servers, key=lambda server: -server.epoch):
+        slots = server.slot_set()
+        if not slots.isdisjoint(taken):
+            server = structs.replace(server, slots=_ranges(slots - taken))
+        taken |= slots
+        settled.append(server)
+    return sorted(settled, key=lambda server: server.slots)
+
+
+def _ranges(slots: Iterable[int]) -> tuple[SlotRange, ...]:
+    ranges: list[SlotRange] = []
+    for slot in sorted(slots):
+        if ranges and ranges[-1][1] == slot - 1:
+            ranges[-1] = (ranges[-1][0], slot)
+        else:
+            ranges.append((slot, slot))
+    return tuple(ranges)
+
+
+# -- what moved ------------------------------------------------------------------------------
+
+
+def rediscover(access: Access, before: Target) -> Target:
+    """How things are now; waits for a cluster that is failing over, at most `PATIENCE_S`.
+
+    Raises:
+        CleanupJobError: as `discover` does.
+    """
+    give_up_at = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            target = discover(access, before.servers)
+        except ServerUnavailableError:
+            if not before.clustered or time.monotonic() > give_up_at:
+                raise
+        else:
+            if target.uncovered <= before.uncovered or time.monotonic() > give_up_at:
+                return target
+        time.sleep(PAUSE_S)
+
+
+def to_walk_again(
+    before: Target, after: Target, settled: frozenset[tuple[str, Importing]]
+) -> tuple[Server, ...]:
+    """The servers that may hold keys which no walk has seen.
+
+    Args:
+        before: as it was when the walk began.
+        after: as it was when the walk had ended.
+        settled: slots on their way whose new owner was already walked after the old one.
+    """
+    earlier = {server.node_id: server for server in before.servers}
+    return tuple(
+        server
+        for server in after.servers
+        if _may_have_gained(earlier.get(server.node_id), server, settled)
+    )
+
+
+def _may_have_gained(
+    before: Server | None, after: Server, settled: frozenset[tuple[str, Importing]]
+) -> bool:
+    if before is None or before.run_id != after.run_id:
+        return True
+    if after.epoch > before.epoch or not after.slot_set() <= before.slot_set():
+        return True
+    moving = before.importing | after.importing
+    return any((after.node_id, slot) not in settled for slot in moving)
+
+
+# -- partitions ------------------------------------------------------------------------------
+
+
+def confirmed(server: Server) -> Server:
+    """The server with its order confirmed by a probe, and with its keys per slot.
+
+    A server without the order that it should have gets the sequential walk.
+
+    Raises:
+        CleanupJobError: if it can't be asked.
+    """
+    if server.order is Order.SEQUENCE or server.keys < KEYS_WORTH_A_PARTITION:
+        return server
+    wire = wires.borrow(server.endpoint)
+    if not _has_order(wire, server):
+        return structs.replace(server, order=Order.SEQUENCE)
+    if server.order is Order.SLOTS:
+        return structs.replace(server, slot_keys=_count_slots(wire, server))
+    return server
+
+
+def _has_order(wire: Wire, server: Server) -> bool:
+    own = server.slot_set() | {slot for slot, _ in server.importing}
+    cursor = place = 0
+    for _ in range(PROBE_PAGES):
+        cursor = int(wire.ask("SCAN", cursor, "COUNT", 1)[0])
+        if cursor == 0:
+            return True
+        if server.order is Order.SLOTS and cursor % SLOTS not in own:
+            return False
+        previous, place = place, place_of(server.order, cursor)
+        if place <= previous:
+            return False
+    return True
+
+
+def _count_slots(wire: Wire, server: Server) -> tuple[int, ...]:
+    counts = [0] * SLOTS
+    slots = sorted(server.slot_set())
+    replies: list[object] = []
+    for slot in slots:
+        wire.send("CLUSTER", "COUNTKEYSINSLOT", slot, then=replies.append)
+    wire.drain()
+    for slot, reply in zip(slots, replies, strict=True):
+        counts[slot] = int(wires.accept("CLUSTER COUNTKEYSINSLOT", reply, wire.endpoint))
+    return tuple(counts)
+
+
+def partitions(servers: Sequence[Server], workers: int) -> tuple[Partition, ...]:
+    """Cut the servers' keyspaces into shares of about the same size.
+
+    At least one share per worker where there are keys enough.
+    """
+    counts = _share_out([server.keys for server in servers], _cuttable(servers), workers)
+    return tuple(
+        partition
+        for server, count in zip(servers, counts, strict=True)
+        for partition in _cut(server, count)
+    )
+
+
+def whole(server: Server) -> Partition:
+    """The whole keyspace as one documented walk from cursor 0 to 0."""
+    return Partition(server.address, Order.SEQUENCE, ((0, end_of(Order.SEQUENCE)),), server.keys)
+
+
+def _cuttable(servers: Sequence[Server]) -> list[int]:
+    """How many shares each server's keys are worth at most."""
+    return [
+        1 if server.order is Order.SEQUENCE else max(1, server.keys // KEYS_WORTH_A_PARTITION)
+        for server in servers
+    ]
+
+
+def _share_out(keys: Sequence[int], most: Sequence[int], workers: int) -> list[int]:
+    """How many shares each server gets, so that all shares are about the same size."""
+    total = sum(keys)
+    wanted = max(workers, total // KEYS_PER_PARTITION, len(keys))
+    best: list[int] = []
+    best_ratio = float("inf")
+    for shares in range(wanted, 2 * wanted + 1):
+        counts = [
+            min(top, max(1, round(shares * some / total))) if total else 1
+            for some, top in zip(keys, most, strict=True)
+        ]
+        largest = max(some / count for some, count in zip(keys, counts, strict=True))
+        ratio = largest * sum(counts) / total if total else 1.0
+        if ratio < best_ratio:
+            best, best_ratio = counts, ratio
+        if ratio <= EVEN_ENOUGH:
+            break
+    return best
+
+
+def _cut(server: Server, count: int) -> list[Partition]:
+    if server.order is Order.SEQUENCE:
+        return [whole(server)]
+    if server.order is Order.SLOTS and server.slot_keys:
+        borders = cut_by_weight(server.slot_keys, count * LANES)
+    elif server.order is Order.SLOTS:
+        borders = cut_by_weight([1] * SLOTS, count * LANES)
+    else:
+        borders = cut_evenly(count * LANES)
+    lanes: list[Lane] = list(pairwise(borders))
+    return [
+        Partition(
+            server.address,
+            server.order,
+            tuple(lanes[first : first + LANES]),
+            server.keys // count,
+        )
+        for first in range(0, len(lanes), LANES)
+    ]

@@ -7,7 +7,7 @@ while Python digests the last.
 Invariants:
 - Replies are handed out in the order of the requests.
 - Nothing is sent twice. When the connection breaks, every request in flight has an unknown
-  outcome, and `WireLostError` says so; whoever sent it decides what that means.
+  outcome: each `then` is given a `WireLostError` for a reply, and decides what that means.
 - A connection belongs to the process that made it: after a fork a new one is made.
 """
 
@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
+from itertools import repeat
 from time import perf_counter
 from typing import Any
 
@@ -24,7 +26,7 @@ import redis
 from redis import connection as redis_connection
 
 from cleanup_job.errors import CleanupJobError, ServerRefusedError, ServerUnavailableError
-from cleanup_job.model import Endpoint, Timings
+from cleanup_job.model import Endpoint, Timings, Tls
 
 CONNECT_TIMEOUT_S = 5.0
 """How long to wait for a connection. On a network where this is too short, a sweep would
@@ -35,6 +37,8 @@ REPLY_TIMEOUT_S = 30.0
 outlast somebody else's slow script or a disk that stalls the server."""
 
 Reply = Any
+"""What the server answered, an error of it, or a `WireLostError` if no answer came."""
+
 Handler = Callable[[Reply], None]
 
 
@@ -59,6 +63,7 @@ class Wire:
         self.timings: Timings = {}
         self._in_flight: deque[tuple[str, float, Handler]] = deque()
         self._last_reply_at = 0.0
+        self.is_lost = False
         self._connection = _connect(endpoint)
 
     def __len__(self) -> int:
@@ -66,32 +71,35 @@ class Wire:
         return len(self._in_flight)
 
     def send(self, *words: bytes | str | int, then: Handler) -> None:
-        """Send one request; `then` is called with its reply, an error reply included.
+        """Send one request; `then` is called with its reply."""
+        self.send_packed(str(words[0]), self._connection.pack_command(*words), then)
 
-        Raises:
-            WireLostError: if the connection broke.
-        """
-        packed = self._connection.pack_command(*words)
-        self._in_flight.append((str(words[0]), perf_counter(), then))
+    def send_packed(
+        self, command: str, packed: list[bytes], then: Handler, *, count: int = 1
+    ) -> None:
+        """Send `count` requests that are packed already; `then` is called for each of them."""
+        if self.is_lost:
+            for _ in range(count):
+                then(WireLostError(f"lost the connection to {self.endpoint.address}"))
+            return
+        self._in_flight.extend(repeat((command, perf_counter(), then), count))
         try:
             self._connection.send_packed_command(packed, check_health=False)
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise self._lost(error) from error
+            self._lose(error)
 
     def receive(self) -> None:
-        """Wait for the next reply and hand it to its `then`.
-
-        Raises:
-            WireLostError: if the connection broke.
-        """
+        """Wait for the next reply and hand it to its `then`."""
         try:
             reply = self._connection.read_response(disable_decoding=True)
         except redis.exceptions.BusyLoadingError as error:
-            raise self._lost(error) from error
+            self._lose(error)
+            return
         except redis.ResponseError as error:
             reply = error
         except (redis.RedisError, OSError) as error:
-            raise self._lost(error) from error
+            self._lose(error)
+            return
         command, sent_at, then = self._in_flight.popleft()
         now = perf_counter()
         # With several requests in flight the server starts on one when it is done with the
@@ -115,9 +123,7 @@ class Wire:
         replies: list[Reply] = []
         self.send(*words, then=replies.append)
         self.drain()
-        if isinstance(replies[-1], redis.ResponseError):
-            raise refusal(str(words[0]), replies[-1], self.endpoint)
-        return replies[-1]
+        return accept(str(words[0]), replies[-1], self.endpoint)
 
     def take_timings(self) -> Timings:
         """The timings since the last call."""
@@ -126,27 +132,47 @@ class Wire:
 
     def close(self) -> None:
         """Close the connection. What is in flight is lost."""
+        self.is_lost = True
         self._in_flight.clear()
         self._connection.disconnect()
 
-    def _lost(self, error: Exception) -> WireLostError:
-        in_flight = len(self._in_flight)
+    def _lose(self, error: Exception) -> None:
+        """Close, and tell everybody who waits. The first who raises is heard."""
+        in_flight = list(self._in_flight)
         self.close()
-        return WireLostError(
-            f"lost the connection to {self.endpoint.address} with {in_flight} requests in "
+        lost = WireLostError(
+            f"lost the connection to {self.endpoint.address} with {len(in_flight)} requests in "
             f"flight: {_reason(error)}"
         )
+        lost.__cause__ = error
+        for _, _, then in in_flight:
+            then(lost)
+
+
+def accept(command: str, reply: Reply, endpoint: Endpoint) -> Reply:
+    """The reply, if it is one.
+
+    Raises:
+        WireLostError: if none came.
+        CleanupJobError: what `refusal` makes of an error reply.
+    """
+    if isinstance(reply, WireLostError):
+        raise reply
+    if isinstance(reply, redis.ResponseError):
+        raise refusal(command, reply, endpoint)
+    return reply
 
 
 _open: dict[tuple[int, Endpoint], Wire] = {}
 
 
 def borrow(endpoint: Endpoint) -> Wire:
-    """This process's connection to a server, made if there is none."""
+    """This process's connection to a server, made if there is none or it broke."""
     key = (os.getpid(), endpoint)
-    if key not in _open:
-        _open[key] = Wire(endpoint)
-    return _open[key]
+    wire = _open.get(key)
+    if wire is None or wire.is_lost:
+        wire = _open[key] = Wire(endpoint)
+    return wire
 
 
 def discard(endpoint: Endpoint) -> None:
@@ -154,6 +180,13 @@ def discard(endpoint: Endpoint) -> None:
     wire = _open.pop((os.getpid(), endpoint), None)
     if wire is not None:
         wire.close()
+
+
+def close_all() -> None:
+    """Close all connections of this process; the next `borrow` makes new ones."""
+    for pid, endpoint in [*_open]:
+        if pid == os.getpid():
+            discard(endpoint)
 
 
 def refusal(command: str, error: redis.ResponseError, endpoint: Endpoint) -> CleanupJobError:
@@ -177,6 +210,39 @@ def refusal(command: str, error: redis.ResponseError, endpoint: Endpoint) -> Cle
     return ServerRefusedError(f"{where} answered {command} with an error: {text}", "error_reply")
 
 
+_CLASSES: Any = redis_connection  # its connections are not typed
+
+
+class _TlsConnection(_CLASSES.SSLConnection):  # type: ignore[misc]
+    """redis-py's, which can also be told under which name the server has its certificate."""
+
+    host: str
+
+    def __init__(self, server_name: str | None, **options: Any) -> None:
+        super().__init__(**options)
+        self._server_name = server_name
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> Any:
+        address: str = self.host
+        self.host = self._server_name or address
+        try:
+            return super()._wrap_socket_with_ssl(sock)
+        finally:
+            self.host = address
+
+
+def _tls_options(tls: Tls) -> dict[str, Any]:
+    """Certificates are always verified, the server's name too; there is no way to turn it off."""
+    return {
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": True,
+        "ssl_ca_certs": tls.ca_file,
+        "ssl_certfile": tls.cert_file,
+        "ssl_keyfile": tls.key_file,
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+    }
+
+
 def _connect(endpoint: Endpoint) -> Any:
     options: dict[str, Any] = {
         "db": endpoint.db,
@@ -187,11 +253,18 @@ def _connect(endpoint: Endpoint) -> Any:
         "protocol": 2,  # known by every server in use; RESP3 brings us nothing
         "driver_info": None,  # no CLIENT SETINFO: one right less to ask for
     }
-    classes: Any = redis_connection  # its connections are not typed
     if endpoint.unix_path is not None:
-        connection = classes.UnixDomainSocketConnection(path=endpoint.unix_path, **options)
+        connection = _CLASSES.UnixDomainSocketConnection(path=endpoint.unix_path, **options)
+    elif endpoint.tls is not None:
+        connection = _TlsConnection(
+            endpoint.tls.server_name,
+            host=endpoint.host,
+            port=endpoint.port,
+            **options,
+            **_tls_options(endpoint.tls),
+        )
     else:
-        connection = classes.Connection(host=endpoint.host, port=endpoint.port, **options)
+        connection = _CLASSES.Connection(host=endpoint.host, port=endpoint.port, **options)
     try:
         connection.connect()
     except (redis.RedisError, OSError, ValueError) as error:

@@ -12,14 +12,16 @@ import cleanup_job
 PACKAGE = Path(cleanup_job.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
-PURE = {"errors", "keyspace", "model", "judge", "plan"}
+PURE = {"errors", "keyspace", "cursors", "model", "judge", "plan"}
 STAGES = {"topology", "survey", "plan", "purge", "pool", "report"}
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
 LAYERS = [
     {"errors", "keyspace"},
+    {"cursors"},
     {"model"},
     {"judge", "config", "wire"},
+    {"routes"},
     STAGES,
     {"job"},
     {"progress", "demo"},

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanup_job.config import Config
+from cleanup_job.cursors import Order
 from cleanup_job.judge import decide, judge_heartbeat
+from cleanup_job.keyspace import slot_of
 from cleanup_job.model import Findings, Kind, Partition, Rule, Sample, pack
 
 NOW = 1_760_000_000_000
@@ -124,7 +126,7 @@ def found(
 ) -> Findings:
     stale = stale or []
     return Findings(
-        partition=Partition("n", 0, 1),
+        partition=Partition("n", Order.REVERSED, ((0, 1),), 0),
         scanned=0,
         seconds=0.0,
         attempts=1,
@@ -198,3 +200,28 @@ class TestOwnership:
     def test_empty_heartbeat_id_owns_nothing(self) -> None:
         survey = found(kept=[b""])
         assert owner_of(b"blocking:idempotency:a::b", "idempotency", survey) == ("orphan", b"a")
+
+
+class TestUncovered:
+    """Slots that nobody looked into may hold anybody's heartbeat."""
+
+    KEY = b"blocking:ack:a:b:s1"
+
+    def owner(
+        self, uncovered: set[int]
+    ) -> tuple[dict[bytes, list[bytes]], dict[bytes, list[bytes]]]:
+        verdicts = decide([found(stale=[b"a"], ack=[self.KEY])], SCHEMA, frozenset(uncovered))
+        return verdicts.owned[1], verdicts.orphans[1]
+
+    def test_a_reading_there_keeps_the_key(self) -> None:
+        assert self.owner({slot_of(b"blocking:heartbeat:a:b")}) == ({}, {})
+
+    def test_the_stale_one_itself_was_seen(self) -> None:
+        owned, _ = self.owner({slot_of(b"blocking:heartbeat:a")})
+        assert owned == {b"a": [self.KEY]}
+
+    def test_an_orphan_must_have_no_reading_there(self) -> None:
+        key = b"blocking:signal:x"
+        slot = slot_of(b"blocking:heartbeat:x")
+        assert decide([found(signal=[key])], SCHEMA, frozenset({slot})).orphans[0] == {}
+        assert decide([found(signal=[key])], SCHEMA, frozenset({slot + 1})).orphans[0]

@@ -10,9 +10,10 @@ import redis
 
 from cleanup_job import job, topology
 from cleanup_job.config import Config
+from cleanup_job.cursors import Order, cut_evenly
 from cleanup_job.errors import CursorOrderError
-from cleanup_job.model import Endpoint, Findings, Partition, SurveyTask, unpack
-from cleanup_job.survey import lanes_of, survey
+from cleanup_job.model import Broken, Endpoint, Findings, Partition, SurveyTask, unpack
+from cleanup_job.survey import survey
 from tests.keys import sweep, write_coordinator
 from tests.servers import ServerProcess, running
 
@@ -52,13 +53,28 @@ class Churn(threading.Thread):
 
 def task_for(server: ServerProcess, partition: Partition) -> SurveyTask:
     config = Config()
-    return SurveyTask(Endpoint(port=server.port), partition, config.schema(), config.rule(), STABLE)
+    return SurveyTask(Endpoint(port=server.port), partition, config.schema(), config.rule())
+
+
+def reversed_shares(count: int) -> list[Partition]:
+    lanes = list(itertools.pairwise(cut_evenly(2 * count)))
+    return [
+        Partition("n", Order.REVERSED, (lanes[2 * i], lanes[2 * i + 1]), STABLE // count)
+        for i in range(count)
+    ]
+
+
+def in_sequence() -> Partition:
+    return Partition("n", Order.SEQUENCE, ((0, 1 << 64),), STABLE)
 
 
 def walk(server: ServerProcess, partitions: list[Partition]) -> list[list[bytes]]:
-    return [
-        unpack(survey(task_for(server, partition), NoPulse()).owned[0]) for partition in partitions
-    ]
+    shares = []
+    for partition in partitions:
+        found = survey(task_for(server, partition), NoPulse())
+        assert isinstance(found, Findings)
+        shares.append(unpack(found.owned[0]))
+    return shares
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 16])
@@ -73,7 +89,7 @@ def test_the_union_holds_every_stable_key_while_the_table_changes(
         while churn.rounds == 0:
             pass
         for _ in range(4):
-            shares = walk(server, [Partition("n", index, count) for index in range(count)])
+            shares = walk(server, reversed_shares(count))
             assert stable <= {key for share in shares for key in share}
     finally:
         churn.end()
@@ -81,14 +97,14 @@ def test_the_union_holds_every_stable_key_while_the_table_changes(
 
 def test_partitions_share_the_work(server: ServerProcess, client: redis.Redis) -> None:
     client.mset({f"blocking:signal:{number}": "1" for number in range(40_000)})
-    shares = walk(server, [Partition("n", index, 4) for index in range(4)])
+    shares = walk(server, reversed_shares(4))
     assert max(map(len, shares)) < 1.3 * 10_000
 
 
 def test_sequential_walk_covers_everything(server: ServerProcess, client: redis.Redis) -> None:
     stable = {b"blocking:signal:%d" % number for number in range(STABLE)}
     client.mset(dict.fromkeys(stable, "1"))
-    (share,) = walk(server, [Partition("n", 0, 1, sequential=True)])
+    (share,) = walk(server, [in_sequence()])
     assert set(share) == stable
 
 
@@ -107,8 +123,8 @@ def test_cursors_out_of_order_fall_back_to_one_sequence(
 ) -> None:
     write_coordinator(client, "dead", 700_000)
 
-    def break_order(task: SurveyTask, pulse: NoPulse) -> Findings:
-        if not task.partition.sequential:
+    def break_order(task: SurveyTask, pulse: NoPulse) -> Findings | Broken:
+        if task.partition.order is not Order.SEQUENCE:
             raise CursorOrderError("out of order", "cursor_order")
         return survey(task, pulse)
 
@@ -128,15 +144,7 @@ def test_another_order_of_cursors_is_noticed() -> None:
         for number in range(5_000):
             client.set(f"blocking:signal:{number}", "1")
         with pytest.raises(CursorOrderError):
-            walk(node, [Partition("n", index, 4) for index in range(4)])
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 16])
-def test_lanes_of_all_partitions_make_up_the_cursor_space(count: int) -> None:
-    lanes = [lane for i in range(count) for lane in lanes_of(Partition("n", i, count))]
-    assert lanes[0].start == 0
-    assert lanes[-1].end == 1 << 64
-    assert all(one.end == other.start for one, other in itertools.pairwise(lanes))
+            walk(node, reversed_shares(4))
 
 
 def test_one_walk_costs_no_more_scans_than_it_must(

@@ -45,7 +45,7 @@ def test_survey_that_loses_its_connection_starts_its_partition_anew(
     server: ServerProcess, client: redis.Redis, n: int
 ) -> None:
     write_many(client, COORDINATORS)
-    report = sweep_through(server, Nth(b"SCAN", n, "cut"))
+    report = sweep_through(server, Nth(b"MATCH", n, "cut"))
     assert report.status == "complete"
     assert report.keys.deleted == COORDINATORS * 6
     assert max(partition.attempts for partition in report.partitions) == 2
@@ -58,7 +58,7 @@ def test_survey_that_never_gets_through_deletes_nothing(
 ) -> None:
     write_many(client, COORDINATORS)
     with pytest.raises(ServerUnavailableError) as caught:
-        sweep_through(server, Nth(b"SCAN", 2, "cut", for_ever=True))
+        sweep_through(server, Nth(b"MATCH", 2, "cut", for_ever=True))
     assert caught.value.exit_code == 75
     assert client.dbsize() == COORDINATORS * 6
 
