@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         # Whoever read our output has gone.
         _drop_output()
         code = EXIT_PARTIAL
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
+    except KeyboardInterrupt as stop:
+        code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
     sys.exit(code)
 
 
@@ -337,7 +337,7 @@ class _StopSignals:
 
     def _take(self, number: int, _: FrameType | None) -> None:
         if self.received:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         self.received = number
         _say("cleanup-job: stopping when the batches in flight are through; again to stop at once")
 
@@ -384,4 +384,10 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """A message for people. Where nobody listens any more it is lost, and nothing else is.
+
+    It is also called by a signal's handler, anywhere in the middle of anything: an error raised
+    there would be taken for one of what was interrupted.
+    """
+    with contextlib.suppress(OSError, RuntimeError):
+        print(text, file=sys.stderr, flush=True)

@@ -353,6 +353,18 @@ def _construct_plain(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
     return value
 
 
+def _construct_text(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
+    text = loader.construct_scalar(node)
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise _NotWhatItLooksLikeError(
+            problem="half of a surrogate pair is no character; a key can't be made of it",
+            problem_mark=node.start_mark,
+        )
+    return text
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:str", _construct_text)
+
 for _tag in (*_PLAIN, "tag:yaml.org,2002:timestamp"):
     _StrictLoader.add_constructor(_tag, _construct_plain)
 

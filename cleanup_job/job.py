@@ -11,7 +11,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
 from time import perf_counter
@@ -26,7 +26,7 @@ from cleanup_job.errors import (
     RefusedError,
     ServerUnavailableError,
 )
-from cleanup_job.judge import Verdicts, decide
+from cleanup_job.judge import MOST_NAMED, Verdicts, decide
 from cleanup_job.model import (
     HEARTBEAT,
     Access,
@@ -52,7 +52,7 @@ from cleanup_job.model import (
 )
 from cleanup_job.plan import Plan, hold_back, make_plan
 from cleanup_job.pool import Pool, open_pool, workers_for
-from cleanup_job.purge import account_for_lost, leave, preflight, purge
+from cleanup_job.purge import account_for_lost, leave, preflight, purge, spare
 from cleanup_job.report import Report
 from cleanup_job.survey import survey, survey_idle
 
@@ -109,7 +109,7 @@ class _Surveyed:
     Attributes:
         target: the servers as they were after the last walk.
         uncovered: slots of which keys may have been missed, with the reason in `warnings`.
-        stopped: nothing is to be made of the findings.
+        stopped: the run is to end before anything is deleted.
     """
 
     target: Target
@@ -151,9 +151,9 @@ def run(
         with clock.phase("survey", target.keys):
             surveyed = _survey(sweep, pool, target)
         with clock.phase("judge", 0):
-            findings = [] if surveyed.stopped else surveyed.findings
-            verdicts = decide(findings, sweep.schema, surveyed.uncovered)
+            verdicts = decide(surveyed.findings, sweep.schema, surveyed.uncovered)
             plan = _plan(sweep, pool, surveyed, verdicts)
+            surveyed = replace(surveyed, stopped=surveyed.stopped or sweep.observer.stopping())
         with clock.phase("purge", plan.size):
             outcomes = [] if dry_run else _purge(sweep, pool, surveyed, plan)
     after = _look_once_more(sweep, surveyed.target)
@@ -363,10 +363,10 @@ def _purge(sweep: _Sweep, pool: Pool, surveyed: _Surveyed, plan: Plan) -> list[O
         # There may be keys of anybody's in what was not covered. Without its heartbeat the next
         # run would take them for an orphan's.
         return [*outcomes, _leave(sweep, target, last)]
-    unsettled = frozenset[bytes]().union(*(outcome.unsettled for outcome in outcomes))
-    last, held_back = hold_back(last, unsettled)
+    last, failed = hold_back(last, _all(outcome.unsettled for outcome in outcomes))
+    last, spared = hold_back(last, _all(outcome.spared for outcome in outcomes))
     outcomes += _purge_wave(sweep, pool, target, last)
-    return [*outcomes, _leave(sweep, target, held_back)]
+    return [*outcomes, _leave(sweep, target, failed), spare(_task(sweep, target, spared))]
 
 
 def _purge_wave(
@@ -496,11 +496,8 @@ def _report(
 def _coordinators(
     verdicts: Verdicts, plan: Plan, outcomes: Sequence[Outcome]
 ) -> reports.Coordinators:
-    purged = set[bytes]().union(*(outcome.purged for outcome in outcomes))
-    spared = set[bytes]().union(*(outcome.spared for outcome in outcomes))
-    unsettled = set[bytes]().union(*(outcome.unsettled for outcome in outcomes))
-    revived = _revived(outcomes)
-    purged -= spared | unsettled
+    purged = _all(outcome.purged for outcome in outcomes)
+    kept = _all(outcome.spared | outcome.unsettled for outcome in outcomes)
     return reports.Coordinators(
         checked=verdicts.checked,
         live=len(verdicts.live),
@@ -509,13 +506,19 @@ def _coordinators(
         future=len(verdicts.kept_as(Kind.FUTURE)),
         orphaned=len(verdicts.orphan_ids()),
         purged=len(purged & verdicts.stale.keys()),
-        revived=len(revived),
-        orphans_purged=len(purged & plan.orphans),
+        revived=len(_revived(outcomes)),
+        orphans_purged=len((purged & plan.orphans) - kept),
     )
 
 
-def _revived(outcomes: Iterable[Outcome]) -> set[bytes]:
-    return set[bytes]().union(*(outcome.revived for outcome in outcomes))
+def _all(parts: Iterable[frozenset[bytes]]) -> set[bytes]:
+    return set[bytes]().union(*parts)
+
+
+def _revived(outcomes: Sequence[Outcome]) -> set[bytes]:
+    """Those that came back before they were purged; one that did so later began anew."""
+    purged = _all(outcome.purged for outcome in outcomes)
+    return _all(outcome.revived for outcome in outcomes) - purged
 
 
 def _losses(outcomes: Sequence[Outcome]) -> dict[bytes, int]:
@@ -570,7 +573,10 @@ def _warnings(
                 "the server can't tell (small integers), or it could name too many ids"
             )
             yield Problem("orphans_kept", message, len(young), _names(young))
-    spared = set[bytes]().union(*(outcome.spared for outcome in outcomes))
+    spared = _all(outcome.spared for outcome in outcomes)
+    if verdicts.crowded:
+        message = f"keys were kept that name more than {MOST_NAMED} stale coordinators"
+        yield Problem("crowded", message, len(verdicts.crowded), _names(verdicts.crowded))
     losses = _losses(outcomes)
     if losses:
         message = "coordinators came back when some of their keys were deleted already"

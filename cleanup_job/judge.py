@@ -16,6 +16,7 @@ Invariants:
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,14 @@ from cleanup_job.model import Findings, Kind, Rule, Sample, Schema, unpack
 EARLIEST_MS = 978_307_200_000
 """2001-01-01. No heartbeat is older: an earlier time is a time in another unit (seconds read
 as ms lie in January 1970), and deleting on the strength of it would purge live fleets."""
+
+LONG = 256
+"""Values longer than this are compared by fingerprint, so that nobody has to carry them. The
+script has the same number."""
+
+MOST_NAMED = 200
+"""A key that could name more ids than this is kept and reported: that many heartbeats would have
+to be looked at to delete it."""
 
 LATEST_MS = 2**62
 """Later times count as this one, so that no age leaves the range of 64 bits."""
@@ -72,13 +81,38 @@ def judge_heartbeat(value: bytes, now_ms: int, rule: Rule) -> Judgement:
     if age_ms < 0:
         return Judgement(Kind.FUTURE, "its time lies in the future", age_ms)
     if age_ms > rule.stale_after_ms:
+        # The decoder skips what it does not need, unread. Only here would that cost somebody.
+        if not _is_text(value):
+            return Judgement(Kind.UNREADABLE, "is no JSON: not UTF-8")
         return Judgement(Kind.STALE, "older than stale_after", age_ms)
     return Judgement(Kind.LIVE, "within stale_after", age_ms)
 
 
+def fingerprint(value: bytes) -> bytes:
+    """What a heartbeat's value is compared by: itself, or if it is long, its SHA-1 and length.
+
+    A fingerprint begins with `#`, which no value that was ever judged stale does: those are
+    JSON objects. `lua/purge.lua` makes the same.
+    """
+    if len(value) <= LONG:
+        return value
+    digest = hashlib.sha1(value, usedforsecurity=False).hexdigest()
+    return b"#%b:%d" % (digest.encode(), len(value))
+
+
+def length_of(print_: bytes) -> int:
+    """How long the value of this fingerprint is."""
+    return int(print_.rpartition(b":")[2]) if print_[:1] == b"#" else len(print_)
+
+
+def is_as_judged(value: bytes, print_: bytes) -> bool:
+    """True if the value is the one that the fingerprint was made of."""
+    return fingerprint(value) == print_ and value[:1] != b"#"
+
+
 @dataclass(frozen=True, slots=True)
 class StaleHeartbeat:
-    """A stale heartbeat as it was judged."""
+    """A stale heartbeat as it was judged; `value` is its fingerprint."""
 
     value: bytes
     age_ms: int
@@ -98,6 +132,7 @@ class Verdicts:
         owned: per owned family, the keys of stale coordinators by owner.
         co_owners: for a key that names several stale coordinators, the others.
         orphans: per owned family, the keys without any heartbeat by shortest leading id.
+        crowded: keys that name more stale coordinators than can be checked; they are kept.
         matched: distinct keys by family, heartbeats last.
     """
 
@@ -107,6 +142,7 @@ class Verdicts:
     owned: list[OwnedKeys] = field(default_factory=list)
     co_owners: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     orphans: list[OwnedKeys] = field(default_factory=list)
+    crowded: list[bytes] = field(default_factory=list)
     matched: list[int] = field(default_factory=list)
 
     @property
@@ -193,6 +229,9 @@ def _assign(
         if len(dead) > 1:
             # The longest is the owner; max() keeps the leading one of a tie.
             dead = list(dict.fromkeys(dead))
+            if len(dead) > MOST_NAMED:
+                verdicts.crowded.append(key)
+                continue
             owner = max(dead, key=len)
             if len(dead) > 1:
                 verdicts.co_owners[key] = tuple(other for other in dead if other != owner)
@@ -224,6 +263,14 @@ def _decoder(fields: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
         rename=dict(zip(names, fields, strict=True)),
     )
     return msgspec.json.Decoder(beat)
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _why_undecodable(value: bytes) -> str:

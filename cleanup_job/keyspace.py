@@ -117,10 +117,13 @@ class Pattern:
         total = len(segments)
         starts = _reachable(self.before, self.anywhere, segments)
         tails = _reachable(self.after[::-1], self.anywhere, segments[::-1])
-        ends = sorted(total - tail for tail in tails)
+        ends = {total - tail for tail in tails}
+        in_order = sorted(ends)
+        steps = None if widths is None else sorted(widths)
         for start in sorted(starts):
-            for end in ends:
-                if end > start and (widths is None or end - start in widths):
+            # A key can have very many segments, the ids that exist have few.
+            for end in in_order if steps is None else [start + step for step in steps]:
+                if end > start and end in ends:
                     candidate = SEPARATOR.join(segments[start:end])
                     if self.tagged:
                         candidate = _untagged(candidate)

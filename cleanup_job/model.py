@@ -254,7 +254,7 @@ class Findings(msgspec.Struct, frozen=True):
     Attributes:
         scanned: keys that the SCAN calls returned.
         live: ids.
-        stale: ids, with their heartbeats' values and ages in step.
+        stale: ids, with their heartbeats' fingerprints and ages in step.
         kept: coordinators whose heartbeat is unreadable or in the future, with the reason.
         owned: keys per owned family, in the schema's order.
     """
@@ -290,7 +290,8 @@ class Batch(msgspec.Struct, frozen=True):
         guards: heartbeat keys to re-read; the first `own_heartbeats` of them are deleted
             with the batch, the others are only watched.
         guard_ids: the ids of `guards`.
-        expected: the value that each guard had when it was judged; `ABSENT` for none.
+        expected: the fingerprint of what each guard held when it was judged; `ABSENT` for
+            nothing.
         keys: owned keys per family, in the schema's order.
         needs: in step with `keys`, which guards must be as judged for the key to go. The
             first one is the coordinator that the key is counted under.
@@ -362,7 +363,8 @@ class Outcome(msgspec.Struct, frozen=True):
     Attributes:
         counts: keys by family and outcome.
         purged: coordinators, or orphans, whose last keys went.
-        spared: ids whose heartbeat, or idle time, had changed.
+        spared: ids whose heartbeat, or idle time, had changed, or of which a key was kept
+            because of another id that it names.
         revived: those of `spared` that were stale when judged and fresh when their turn came.
         unsettled: ids of which some key failed or is unclear; their heartbeat must stay.
         begun: keys that were deleted, by id, of coordinators whose heartbeat was left to a

@@ -16,13 +16,13 @@ heartbeat in a batch of its slot in wave 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 from msgspec import structs
 
-from cleanup_job.judge import Verdicts, candidates_within
+from cleanup_job.judge import MOST_NAMED, Verdicts, candidates_within, length_of
 from cleanup_job.keyspace import SLOTS, slot_of
 from cleanup_job.model import ABSENT, HEARTBEAT, Batch, Schema
 
@@ -30,15 +30,12 @@ KEYS_PER_BATCH = 1000
 """Keys and guards of one call: about 1–4 ms of the server, and far from the 8,000 values at
 which Lua's unpack fails (shared facts §3, §5)."""
 
-BYTES_PER_BATCH = 256 * 1024
-"""Names of keys in one call. Ids of 10 kB exist, and a script's arguments are copied."""
+BYTES_PER_BATCH = 512 * 1024
+"""Names of keys, and values of heartbeats, in one call. Ids of 10 kB exist, and a script's
+arguments are copied."""
 
 _SCATTER = 6_367
 """Odd, and about 0.39 of all slots, so that neighbours in a list are far apart in the cluster."""
-
-MAX_CANDIDATES = 200
-"""An orphaned key that could name more ids than this is kept and reported: the script would
-have to look for that many heartbeats."""
 
 
 class _Draft:
@@ -70,7 +67,8 @@ class _Draft:
             if place == len(self.expected):
                 self.expected.append(value)
                 self.size += 1
-                self.bytes += len(coordinator_id)
+                # The script reads the heartbeats, and a long one takes its time.
+                self.bytes += len(coordinator_id) + length_of(value)
             places.append(place)
         return tuple(places)
 
@@ -194,19 +192,17 @@ def make_plan(
     return Plan(tuple(batches), checkable, orphan_grace_s)
 
 
-def hold_back(
-    batches: Iterable[Batch], unsettled: frozenset[bytes]
-) -> tuple[list[Batch], list[Batch]]:
-    """Split batches of heartbeats into those that may go and those that must stay.
+def hold_back(batches: Iterable[Batch], ids: Collection[bytes]) -> tuple[list[Batch], list[Batch]]:
+    """Split batches of heartbeats into those that may go and those of `ids`, which must stay.
 
     A heartbeat stays if some key of its coordinator is left, so that the next run finds it.
     """
     go: list[Batch] = []
     stay: list[Batch] = []
     for batch in batches:
-        leaving = [name not in unsettled for name in batch.guard_ids]
-        for target, wanted in ((go, True), (stay, False)):
-            places = [i for i, leaves in enumerate(leaving) if leaves is wanted]
+        staying = [name in ids for name in batch.guard_ids]
+        for target, wanted in ((go, False), (stay, True)):
+            places = [i for i, stays in enumerate(staying) if stays is wanted]
             if places:
                 target.append(_heartbeats_only(batch, places))
     return go, stay
@@ -281,12 +277,13 @@ def orphan_batches(
         batcher = slots.of(schema.heartbeat.key_for(orphan_id))
         if clustered:
             ids = dict.fromkeys(chain.from_iterable(names for _, _, names in named))
-            guards = [schema.heartbeat.key_for(name) for name in ids]
-            if not _in_one_slot(guards[0], [guards, *owned]):
+            heartbeats = [schema.heartbeat.key_for(name) for name in ids]
+            if not _in_one_slot(heartbeats[0], [heartbeats, *owned]):
                 batcher = scattered
         # An orphan's keys stay together where they can, since one of them that was touched
         # lately keeps them all.
-        if batcher.draft.size + len(named) > KEYS_PER_BATCH:
+        guards = {name for _, _, names in named for name in names}
+        if batcher.draft.size + len(named) + len(guards) > KEYS_PER_BATCH:
             batcher.flush()
         for family, key, names in named:
             needs = batcher.draft.watch((name, ABSENT) for name in names)
@@ -297,7 +294,7 @@ def orphan_batches(
 
 def _is_checkable(orphan_id: bytes, verdicts: Verdicts, schema: Schema) -> bool:
     return all(
-        candidates_within(pattern, key, MAX_CANDIDATES)
+        candidates_within(pattern, key, MOST_NAMED)
         for keys, (_, pattern) in zip(verdicts.orphans, schema.owned, strict=True)
         for key in keys.get(orphan_id, ())
     )

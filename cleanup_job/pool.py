@@ -7,8 +7,9 @@ Invariants:
 - No connection is made before a worker exists, and none is passed to it.
 - A worker whose job process is gone ends before its next batch: it looks at its parent's pid
   a few times a second and before each batch.
-- A worker that dies takes its pool with it. What was not finished is handed back as lost; the
-  pool repeats nothing, since only the job knows what may be repeated.
+- A worker that dies takes its pool with it: a new one goes on with what was not begun. What
+  may have been begun is handed back as lost; the pool repeats nothing, since only the job knows
+  what may be repeated.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -41,6 +42,13 @@ POLL_S = 0.1
 """How often the job looks at progress and at the stop flag while workers work."""
 
 PARENT_CHECK_S = 0.2
+
+AHEAD = 2
+"""Tasks that are handed out per worker: the one at hand, and the next, so that it need not wait.
+More would be lost with a worker."""
+
+MOST_STARTS = 4
+"""How often a pool is started anew in one `map`. Whatever kills that many is in the tasks."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -97,6 +105,9 @@ def open_pool(engine: str, workers: int) -> Iterator[Pool]:
     pool = _Processes(workers)
     try:
         yield pool
+    except KeyboardInterrupt:
+        pool.kill()  # the second signal: at once
+        raise
     finally:
         pool.close()
 
@@ -137,27 +148,32 @@ class _Queue:
     """Tasks that wait for their node to have room."""
 
     def __init__(self, tasks: Sequence[Any], per_node: int | None) -> None:
-        self._waiting = list(tasks)
+        self._waiting = deque(tasks)
         self._per_node = per_node
         self._busy: Counter[str] = Counter()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def ready(self) -> list[Any]:
-        """The tasks that may begin now; they count as begun."""
-        if self._per_node is None:
-            ready, self._waiting = self._waiting, []
-            return ready
-        ready, waiting = [], []
-        for task in self._waiting:
-            if self._busy[task.node] < self._per_node:
+    def ready(self, most: int) -> list[Any]:
+        """The tasks that may begin now, at most so many; they count as begun."""
+        ready: list[Any] = []
+        waiting: deque[Any] = deque()
+        while self._waiting and len(ready) < most:
+            task = self._waiting.popleft()
+            if self._per_node is None:
+                ready.append(task)
+            elif self._busy[task.node] < self._per_node:
                 self._busy[task.node] += 1
                 ready.append(task)
             else:
                 waiting.append(task)
-        self._waiting = waiting
+        self._waiting = waiting + self._waiting
         return ready
+
+    def rest(self) -> list[Any]:
+        """The tasks that never began."""
+        return list(self._waiting)
 
     def finish(self, task: Any) -> None:
         """A task that was begun is through."""
@@ -170,10 +186,10 @@ class _Processes:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._broken = False
         self._start(_start_method())
 
     def _start(self, method: str) -> None:
+        self._broken = False
         context = multiprocessing.get_context(method)
         self._shared = _Shared(context)
         self._executor = ProcessPoolExecutor(
@@ -186,17 +202,24 @@ class _Processes:
     def map(
         self, stage: Stage, tasks: Sequence[Task], watch: Watch, *, per_node: int | None = None
     ) -> Iterator[tuple[Task, Any | None]]:
-        if self._broken:
-            # By now this process has connections and threads that a fork must not copy.
-            self._broken = False
-            self._start("spawn")
+        queue = _Queue(tasks, per_node)
+        for _ in range(MOST_STARTS):
+            if self._broken:
+                # By now this process has connections and threads that a fork must not copy.
+                self._start("spawn")
+            yield from self._map(stage, queue, watch)
+            if not queue:
+                return
+        yield from ((task, None) for task in queue.rest())
+
+    def _map(self, stage: Stage, queue: _Queue, watch: Watch) -> Iterator[tuple[Any, Any | None]]:
+        """Run tasks until there are none, or until a worker is lost."""
         self._shared.done.value = 0
         reported = 0
-        queue = _Queue(tasks, per_node)
-        pending: dict[Future[Any], Task] = {}
-        lost: list[Task] = []
-        while queue or pending:
-            for task in queue.ready():
+        pending: dict[Future[Any], Any] = {}
+        lost: list[Any] = []
+        while pending or (queue and not lost):
+            for task in [] if lost else queue.ready(self.workers * AHEAD - len(pending)):
                 try:
                     pending[self._executor.submit(_run, stage, task)] = task
                 except BrokenProcessPool:
@@ -214,13 +237,27 @@ class _Processes:
                     yield task, future.result()
                 except BrokenProcessPool:
                     lost.append(task)
-        self._broken = bool(lost)
+        if lost:
+            # The others may still be at work on what counts as lost.
+            self.kill()
+            self._broken = True
         yield from ((task, None) for task in lost)
 
     def close(self) -> None:
         """End the workers; what they have begun they finish, up to the batch at hand."""
         self._shared.stop.value = 1
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor.shutdown(wait=not self._broken, cancel_futures=True)
+
+    def kill(self) -> None:
+        """End the workers at once.
+
+        The executor's own way is SIGTERM, which they ignore, and it would wait for them.
+        """
+        processes = [*(self._executor._processes or {}).values()]  # noqa: SLF001
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
 
 
 class _WorkerPulse:

@@ -28,7 +28,9 @@ class Bars(Observer):
 
         # Its monitor is a thread, and workers are to be forked from a process without any.
         tqdm.monitor_interval = 0
-        self._bar = tqdm(total=keys, desc=f"{phase:<6}", unit=" keys", unit_scale=True, ncols=80)
+        self._bar = tqdm(
+            total=keys, desc=f"{phase:<6}", unit=" keys", unit_scale=True, ncols=80, nrows=20
+        )
 
     def advanced(self, keys: int) -> None:
         """Move the bar, but not beyond its end: a walk returns some keys twice."""

@@ -26,7 +26,6 @@ guarded like any other.
 from __future__ import annotations
 
 import hashlib
-import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,8 +35,8 @@ from itertools import repeat
 import redis
 
 from cleanup_job import wire as wires
-from cleanup_job.errors import CleanupJobError, ServerRefusedError
-from cleanup_job.judge import judge_heartbeat
+from cleanup_job.errors import CleanupJobError
+from cleanup_job.judge import is_as_judged, judge_heartbeat
 from cleanup_job.keyspace import SEPARATOR, Pattern, slot_of
 from cleanup_job.model import (
     ABSENT,
@@ -66,9 +65,6 @@ slots make."""
 MOST_LOADS = 3
 """How often a batch has the script loaded anew."""
 
-LONG = 256
-"""Heartbeats longer than this are compared by SHA-1; the script has the same number."""
-
 _SCRIPT = (files(__package__) / "lua" / "purge.lua").read_bytes()
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 
@@ -95,77 +91,34 @@ def preflight(target: Target, schema: Schema, min_idle_s: int) -> None:
         ServerUnavailableError: if the connection broke.
     """
     for server in target.servers:
-        wire = wires.borrow(server.endpoint)
-        wire.ask("SCRIPT", "LOAD", _SCRIPT)
-        if target.clustered:
-            _rehearse_scattered(wire, server, schema, min_idle_s)
-        else:
-            _rehearse(wire, schema, schema.owned, _probe_id(), min_idle_s)
+        if server.slots:
+            _rehearse(wires.borrow(server.endpoint), server, schema, min_idle_s)
 
 
-def _rehearse(
-    wire: Wire,
-    schema: Schema,
-    families: Sequence[tuple[str, Pattern]],
-    probe: bytes,
-    min_idle_s: int,
-) -> None:
-    """Call the script as the purge will, for keys that cannot exist."""
-    keys = tuple((_probe_key(pattern, probe),) for _, pattern in families)
-    batch = Batch(
-        guards=(schema.heartbeat.key_for(probe),),
-        guard_ids=(probe,),
-        own_heartbeats=1,
-        expected=(ABSENT,),
-        keys=keys,
-        needs=tuple(((0,),) for _ in keys),
-        min_idle_s=min_idle_s,
-    )
-    try:
-        wire.ask(*_Attempt(batch).words())
-    except CleanupJobError as error:
-        if "can't run this command" in str(error) or "ACL failure" in str(error):
-            raise ServerRefusedError(
-                f"{wire.endpoint.address}: this user may not run {_missing_right(error)} from a "
-                f"script; nothing was deleted ({error})",
-                "no_permission",
-            ) from error
-        raise
-    for words in (("EXISTS",), *([("OBJECT", "IDLETIME")] if min_idle_s else [])):
-        for family in keys:
-            wire.ask(*words, *family)
-
-
-def _rehearse_scattered(wire: Wire, server: Server, schema: Schema, min_idle_s: int) -> None:
-    """The same on a node of a cluster, where each key must be in one of the node's slots."""
+def _rehearse(wire: Wire, server: Server, schema: Schema, min_idle_s: int) -> None:
+    """Send all that a purge sends. A command that is refused by itself is refused by name."""
     slots = server.slot_set()
-    if not slots:
-        return
 
     def one_here(pattern: Pattern) -> bytes:
-        """A probe whose key of this pattern the node has."""
+        """An id whose key of this pattern is in a slot of the server's."""
         while slot_of(_probe_key(pattern, probe := _probe_id())) not in slots:
             pass
         return probe
 
     probe = one_here(schema.heartbeat)
-    wire.ask("GET", schema.heartbeat.key_for(probe))
-    _rehearse(wire, schema, (), probe, 0)
-    for _, pattern in schema.owned:
+    heartbeat = schema.heartbeat.key_for(probe)
+    wire.ask("GET" if server.node_id else "MGET", heartbeat)
+    wire.ask("TIME")
+    for pattern in schema.patterns:
         key = _probe_key(pattern, one_here(pattern))
         wire.ask("EXISTS", key)
         wire.ask("UNLINK", key)
         if min_idle_s:
             wire.ask("OBJECT", "IDLETIME", key)
             wire.ask("OBJECT", "REFCOUNT", key)
-
-
-def _missing_right(error: CleanupJobError) -> str:
-    """The command that a script was refused, if the server names it."""
-    named = re.search(r"script: .*?'(\w+)'|run the '(\w+(?:\|\w+)?)' command", str(error))
-    if named is None:
-        return "MGET, EXISTS, TIME, OBJECT or UNLINK"
-    return (named[1] or named[2]).upper()
+    batch = Batch((heartbeat,), (probe,), 1, (ABSENT,), keys=(), needs=())
+    wire.ask("SCRIPT", "LOAD", _SCRIPT)
+    wire.ask(*_Attempt(batch).words())
 
 
 def purge(task: PurgeTask, pulse: Pulse) -> Outcome:
@@ -183,6 +136,14 @@ def leave(task: PurgeTask) -> Outcome:
     run = _Purge(task, _Unwatched())
     for batch in task.batches:
         run.leave(batch)
+    return run.outcome()
+
+
+def spare(task: PurgeTask) -> Outcome:
+    """The outcome of heartbeats that stay because their coordinator kept a key."""
+    run = _Purge(task, _Unwatched())
+    for batch in task.batches:
+        run.spare(batch)
     return run.outcome()
 
 
@@ -262,16 +223,29 @@ class _Attempt:
         words += guards
         words += keys
         words += (len(guards), self.batch.min_idle_s, len(self.asked), *map(len, self.asked))
-        words += [_comparable(self.expected[i]) for i in self.guard_places]
+        words += [self.expected[i] for i in self.guard_places]
         return words
 
-    def finished_ids(self) -> list[bytes]:
+    def finished_ids(self) -> set[bytes]:
         """The coordinators whose last keys go with this batch."""
-        batch = self.batch
-        places: Iterable[int] = range(batch.own_heartbeats)
-        if batch.is_of_orphans:
-            places = {needs[0] for all_needs in batch.needs for needs in all_needs}
-        return [batch.guard_ids[i] for i in places if i not in self.dropped]
+        ids = self.batch.guard_ids
+        if self.batch.is_of_orphans:
+            return {ids[needs[0]] for needs in self.needs()} - self.spared_ids()
+        return {
+            ids[place] for place in range(self.batch.own_heartbeats) if place not in self.dropped
+        }
+
+    def spared_ids(self) -> set[bytes]:
+        """The ids that changed, and those that keep a key because of them."""
+        if not self.dropped:
+            return set()
+        places = {
+            needs[0]
+            for all_needs in self.batch.needs
+            for needs in all_needs
+            if not self.dropped.isdisjoint(needs)
+        }
+        return {self.batch.guard_ids[place] for place in self.dropped | places}
 
     def keys(self) -> list[bytes]:
         """All keys of the next call."""
@@ -460,7 +434,7 @@ class _Purge:
                 elif isinstance(value, Exception):
                     self._leave_open(attempt, "GET", value)
                     return
-                elif value != expected or not value:
+                elif not value or not is_as_judged(value, expected):
                     changed[place] = value
             attempt.expire(gone)
             if changed:
@@ -538,13 +512,15 @@ class _Purge:
         needs = attempt.needs()
         ids = attempt.batch.guard_ids
         names = attempt.family_of_each(self.families)
+        left: set[bytes] = set()
         for name, outcome, guards in zip(names, became, needs, strict=True):
             self.counts[name][outcome] += 1
             if outcome == _DELETED_KEY:
                 self.begun[ids[guards[0]]] += 1
             elif outcome in (_FAILED, _UNKNOWN):
-                self.unsettled.update(ids[guard] for guard in guards)
-        self.purged.update(attempt.finished_ids())
+                left.add(ids[guards[0]])
+        self.unsettled |= left
+        self.purged.update(attempt.finished_ids() - left)
         self._close(attempt)
 
     def _take_error(self, attempt: _Attempt, command: str, reply: Exception) -> None:
@@ -592,7 +568,7 @@ class _Purge:
         spared_heartbeats = sum(1 for place in attempt.dropped if place < batch.own_heartbeats)
         gone_heartbeats = batch.own_heartbeats - spared_heartbeats - len(attempt.heartbeat_places)
         self._count(HEARTBEAT, spared=spared_heartbeats, gone=gone_heartbeats)
-        self.spared.update(batch.guard_ids[place] for place in attempt.dropped)
+        self.spared |= attempt.spared_ids()
         self.open -= 1
         self.keys_open -= batch.size
         self.pulse.advance(batch.size)
@@ -612,7 +588,14 @@ class _Purge:
             self._count(name, failed=len(keys))
         self._count(HEARTBEAT, failed=batch.own_heartbeats)
         self.not_attempted += batch.size
-        self.unsettled.update(batch.guard_ids)
+        owners = {needs[0] for all_needs in batch.needs for needs in all_needs}
+        owners.update(range(batch.own_heartbeats))
+        self.unsettled.update(batch.guard_ids[place] for place in owners)
+
+    def spare(self, batch: Batch) -> None:
+        """Count a batch of heartbeats that was never sent because they are to stay."""
+        self._count(HEARTBEAT, spared=batch.own_heartbeats)
+        self.spared.update(batch.guard_ids)
 
     def _count(self, family: str, **by_outcome: int) -> None:
         counts = self.counts[family]
@@ -643,12 +626,6 @@ def _did_nothing(reply: Exception) -> bool:
     if isinstance(reply, CleanupJobError):
         return True  # it was never sent
     return isinstance(reply, redis.exceptions.AskError) or str(reply).startswith(_NOT_BEGUN)
-
-
-def _comparable(value: bytes) -> bytes:
-    if len(value) <= LONG:
-        return value
-    return hashlib.sha1(value, usedforsecurity=False).hexdigest().encode()
 
 
 def _probe_id() -> bytes:

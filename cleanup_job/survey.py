@@ -15,6 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from time import perf_counter
 
 import redis
@@ -22,7 +23,7 @@ import redis
 from cleanup_job import wire as wires
 from cleanup_job.cursors import Lane, Order, cursor_at, place_of
 from cleanup_job.errors import CleanupJobError, CursorOrderError, ServerUnavailableError
-from cleanup_job.judge import judge_heartbeat
+from cleanup_job.judge import fingerprint, judge_heartbeat
 from cleanup_job.keyspace import covering_glob
 from cleanup_job.model import (
     Broken,
@@ -46,6 +47,12 @@ hardly notice, and few enough round trips."""
 
 HEARTBEATS_PER_READ = 1000
 """Keys per MGET: about 1 ms of the server."""
+
+BYTES_PER_READ = 1_000_000
+"""Values per MGET. How long they are is only known from those read before, so the first read
+takes few."""
+
+FIRST_READ = 50
 
 IDLE_READS_IN_FLIGHT = 500
 """OBJECT IDLETIME takes one key, so many are sent before the first is awaited."""
@@ -87,6 +94,8 @@ def survey(task: SurveyTask, pulse: Pulse) -> Findings | Broken:
 def survey_idle(task: IdleTask, pulse: Pulse) -> frozenset[bytes]:
     """Those keys that were touched too lately for an orphan's, or nobody knows when; read only.
 
+    When it is to stop, nobody knows of those that it did not ask for.
+
     Redis keeps one shared object for each integer from 0 to 9999 (unless it evicts by LRU). A
     key that holds one has its idle time, which writing the key does not reset: a record `1`
     written this second can seem untouched for days. Such a value is told by its reference
@@ -104,6 +113,7 @@ def survey_idle(task: IdleTask, pulse: Pulse) -> frozenset[bytes]:
         idle_s: list[Reply] = []
         references: list[Reply] = []
         if pulse.stopping():
+            young.update(keys[start:])
             break
         router.each("OBJECT IDLETIME", some, idle_s.extend)
         router.each("OBJECT REFCOUNT", some, references.extend)
@@ -134,6 +144,7 @@ class _Walk:
         self.pulse = pulse
         self.glob = covering_glob(task.schema.patterns)
         self.unread: list[bytes] = []
+        self.per_read = FIRST_READ
         self.scanned = 0
         self.live: list[bytes] = []
         self.stale: list[tuple[bytes, bytes, int]] = []
@@ -181,12 +192,12 @@ class _Walk:
         for bucket, (_, pattern) in zip(self.owned, self.task.schema.owned, strict=True):
             bucket += pattern.select(keys)
         self.unread += self.task.schema.heartbeat.ids(keys)
-        if len(self.unread) >= HEARTBEATS_PER_READ:
+        if len(self.unread) >= self.per_read:
             self._read_heartbeats()
 
     def _read_heartbeats(self) -> None:
-        """Ask for the values of the heartbeats found, and for the time right behind them."""
-        ids, self.unread = self.unread, []
+        """Ask for the values of heartbeats found, and for the time right behind them."""
+        ids, self.unread = self.unread[: self.per_read], self.unread[self.per_read :]
         if not ids:
             return
         keys = [self.task.schema.heartbeat.key_for(coordinator_id) for coordinator_id in ids]
@@ -195,6 +206,7 @@ class _Walk:
         def take_time(reply: Reply) -> None:
             seconds, micros = self._accept("TIME", reply)
             now_ms = int(seconds) * 1000 + int(micros) // 1000
+            self._pace(values)
             for coordinator_id, value in zip(ids, values, strict=True):
                 self._judge(coordinator_id, value, now_ms)
 
@@ -207,6 +219,12 @@ class _Walk:
                 "MGET", *keys, then=lambda reply: values.extend(self._accept("MGET", reply))
             )
         self.wire.send("TIME", then=take_time)
+
+    def _pace(self, values: Sequence[bytes | None]) -> None:
+        """Have the next read be about as large as it may."""
+        size = sum(len(value) for value in values if value is not None)
+        each = max(1, size // len(values))
+        self.per_read = max(1, min(HEARTBEATS_PER_READ, BYTES_PER_READ // each))
 
     def _value(self, reply: Reply) -> bytes | None:
         """A heartbeat's value, as MGET would give it.
@@ -230,7 +248,7 @@ class _Walk:
             self.live.append(coordinator_id)
         elif judgement.kind is Kind.STALE:
             assert judgement.age_ms is not None
-            self.stale.append((coordinator_id, value, judgement.age_ms))
+            self.stale.append((coordinator_id, fingerprint(value), judgement.age_ms))
         else:
             self.kept.append(
                 Sample(coordinator_id, judgement.kind, judgement.reason, judgement.age_ms)

@@ -148,7 +148,8 @@ def read_info(wire: Wire) -> dict[str, str]:
         ServerRefusedError: if the user may not run INFO, or this is no Redis.
         ServerUnavailableError: if it is still loading.
     """
-    text = bytes(wire.ask("INFO")).decode("utf-8", "replace")
+    reply = wire.ask("INFO")
+    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else ""
     lines = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
     info = {name: value.strip() for name, _, value in lines if name}
     if "redis_version" not in info:
@@ -181,13 +182,19 @@ def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Serv
             "replica",
         )
     product, version = _product(info)
+    keys = wire.ask("DBSIZE")
+    if not isinstance(keys, int):
+        raise ServerRefusedError(
+            f"{wire.endpoint.address} answers DBSIZE with no number: no Redis or Valkey server",
+            "not_redis",
+        )
     server = Server(
         endpoint=wire.endpoint,
         product=product,
         version=version,
         node_id=node.id if node else "",
         run_id=info.get("run_id", ""),
-        keys=int(wire.ask("DBSIZE")),
+        keys=keys,
         order=_order(product, version, clustered=node is not None),
         tracks_idle_time="lfu" not in info.get("maxmemory_policy", "noeviction"),
         cpu_s=_cpu_s(info),

@@ -70,6 +70,17 @@ class Wire:
         """How many requests are in flight."""
         return len(self._in_flight)
 
+    @property
+    def is_stale(self) -> bool:
+        """True if the connection broke, or the server closed it while nobody used it."""
+        if not self.is_lost and not self._in_flight:
+            try:
+                # Nothing is owed, so what can be read is the connection's end.
+                self.is_lost = bool(self._connection.can_read(timeout=0))
+            except (redis.RedisError, OSError):
+                self.is_lost = True
+        return self.is_lost
+
     def send(self, *words: bytes | str | int, then: Handler) -> None:
         """Send one request; `then` is called with its reply."""
         self.send_packed(str(words[0]), self._connection.pack_command(*words), then)
@@ -95,7 +106,7 @@ class Wire:
         except redis.exceptions.BusyLoadingError as error:
             self._lose(error)
             return
-        except redis.ResponseError as error:
+        except (redis.ResponseError, redis.AuthenticationError) as error:
             reply = error
         except (redis.RedisError, OSError) as error:
             self._lose(error)
@@ -140,10 +151,13 @@ class Wire:
         """Close, and tell everybody who waits. The first who raises is heard."""
         in_flight = list(self._in_flight)
         self.close()
-        lost = WireLostError(
-            f"lost the connection to {self.endpoint.address} with {len(in_flight)} requests in "
-            f"flight: {_reason(error)}"
+        where = self.endpoint.address
+        lost: CleanupJobError = WireLostError(
+            f"lost the connection to {where} with {len(in_flight)} requests in flight: "
+            f"{_reason(error)}"
         )
+        if isinstance(error, redis.exceptions.InvalidResponse) and not self._last_reply_at:
+            lost = _no_redis(where, error)
         lost.__cause__ = error
         for _, _, then in in_flight:
             then(lost)
@@ -153,12 +167,11 @@ def accept(command: str, reply: Reply, endpoint: Endpoint) -> Reply:
     """The reply, if it is one.
 
     Raises:
-        WireLostError: if none came.
-        CleanupJobError: what `refusal` makes of an error reply.
+        CleanupJobError: why none came, or what `refusal` makes of an error reply.
     """
-    if isinstance(reply, WireLostError):
+    if isinstance(reply, CleanupJobError):
         raise reply
-    if isinstance(reply, redis.ResponseError):
+    if isinstance(reply, redis.RedisError):
         raise refusal(command, reply, endpoint)
     return reply
 
@@ -170,7 +183,7 @@ def borrow(endpoint: Endpoint) -> Wire:
     """This process's connection to a server, made if there is none or it broke."""
     key = (os.getpid(), endpoint)
     wire = _open.get(key)
-    if wire is None or wire.is_lost:
+    if wire is None or wire.is_stale:
         wire = _open[key] = Wire(endpoint)
     return wire
 
@@ -189,7 +202,15 @@ def close_all() -> None:
             discard(endpoint)
 
 
-def refusal(command: str, error: redis.ResponseError, endpoint: Endpoint) -> CleanupJobError:
+_PASSING = (
+    redis.exceptions.ClusterDownError,  # and MASTERDOWN
+    redis.exceptions.TryAgainError,
+    redis.exceptions.AskError,  # and MOVED: only when it was followed too often
+)
+"""What redis-py makes of errors that pass; it strips the word that they begin with."""
+
+
+def refusal(command: str, error: redis.RedisError, endpoint: Endpoint) -> CleanupJobError:
     """The error of ours that an error reply stands for."""
     where = endpoint.address
     text = str(error)
@@ -205,7 +226,7 @@ def refusal(command: str, error: redis.ResponseError, endpoint: Endpoint) -> Cle
         )
     if isinstance(error, redis.AuthenticationError) or text.startswith("NOAUTH"):
         return _wrong_password(where, text)
-    if text.startswith(("BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "LOADING")):
+    if isinstance(error, _PASSING) or text.startswith(("BUSY", "LOADING", "NOREPLICAS", "MISCONF")):
         return ServerUnavailableError(f"{where} cannot answer {command} now: {text}", "busy")
     return ServerRefusedError(f"{where} answered {command} with an error: {text}", "error_reply")
 
@@ -279,7 +300,7 @@ def _why_no_connection(error: Exception, endpoint: Endpoint) -> CleanupJobError:
     if isinstance(error, redis.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
         return _wrong_password(where, text)
     if isinstance(error, redis.exceptions.InvalidResponse | ValueError) or "Protocol" in text:
-        return ServerRefusedError(f"{where} is not a Redis or Valkey server ({text})", "not_redis")
+        return _no_redis(where, error)
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return ServerUnavailableError(
             f"{where} is still loading its data; try again later", "loading"
@@ -290,6 +311,12 @@ def _why_no_connection(error: Exception, endpoint: Endpoint) -> CleanupJobError:
         return refusal("AUTH or SELECT", error, endpoint)
     return ServerUnavailableError(
         f"cannot reach {where}: {text}; check the address and that the server runs", "unreachable"
+    )
+
+
+def _no_redis(where: str, error: Exception) -> ServerRefusedError:
+    return ServerRefusedError(
+        f"{where} is not a Redis or Valkey server ({_reason(error)})", "not_redis"
     )
 
 

@@ -12,9 +12,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import redis
+
+from cleanup_job.embedded import form_cluster
 
 DEFAULT = "valkey-9.1"
 
@@ -126,6 +129,50 @@ def running(name: str = DEFAULT, **config: str) -> Iterator[ServerProcess]:
         yield server
     finally:
         server.remove()
+
+
+NODE = {
+    "cluster-enabled": "yes",
+    "cluster-config-file": "nodes.conf",
+    "cluster-node-timeout": "2000",
+}
+"""A cluster's node that notices within seconds that another one is gone."""
+
+
+class ServerCluster:
+    """Primaries on loopback that share all slots evenly, each with `replicas`."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        primaries: int = 3,
+        replicas: int = 0,
+        config: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        count = primaries * (1 + replicas)
+        with ThreadPoolExecutor(count) as starters:
+            self.nodes = list(
+                starters.map(
+                    lambda _: ServerProcess(name, {**NODE, **(config or {})}), range(count)
+                )
+            )
+        self.primaries = self.nodes[:primaries]
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(node.client()) for node in self.nodes]
+            form_cluster(clients[:primaries], clients[primaries:])
+
+    @property
+    def url(self) -> str:
+        return self.nodes[0].url
+
+    def client(self) -> redis.RedisCluster:
+        return redis.RedisCluster(host="127.0.0.1", port=self.nodes[0].port)
+
+    def remove(self) -> None:
+        for node in self.nodes:
+            node.remove()
 
 
 def _free_port() -> int:

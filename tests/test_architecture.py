@@ -21,7 +21,7 @@ LAYERS = [
     {"cursors"},
     {"model"},
     {"judge", "config", "wire"},
-    {"routes"},
+    {"routes", "embedded"},
     STAGES,
     {"job"},
     {"progress", "demo"},

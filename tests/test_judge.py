@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from cleanup_job.config import Config
 from cleanup_job.cursors import Order
-from cleanup_job.judge import decide, judge_heartbeat
+from cleanup_job.judge import (
+    LONG,
+    decide,
+    fingerprint,
+    is_as_judged,
+    judge_heartbeat,
+    length_of,
+)
 from cleanup_job.keyspace import slot_of
 from cleanup_job.model import Findings, Kind, Partition, Rule, Sample, pack
 
@@ -225,3 +232,26 @@ class TestUncovered:
         slot = slot_of(b"blocking:heartbeat:x")
         assert decide([found(signal=[key])], SCHEMA, frozenset({slot})).orphans[0] == {}
         assert decide([found(signal=[key])], SCHEMA, frozenset({slot + 1})).orphans[0]
+
+
+def test_text_that_is_not_utf_8_is_never_stale() -> None:
+    """The decoder skips fields that it does not need without a look at their bytes."""
+    assert kind(b'{"x":"\xff","timestamp":%d}' % (NOW - 700_000)) is Kind.UNREADABLE
+
+
+class TestFingerprint:
+    def test_short_values_are_their_own(self) -> None:
+        assert fingerprint(b"x" * LONG) == b"x" * LONG
+
+    def test_long_ones_tell_their_length(self) -> None:
+        assert length_of(fingerprint(b"x" * 5_000)) == 5_000
+        assert length_of(fingerprint(b"x" * 5)) == 5
+
+    @given(st.binary(max_size=2 * LONG))
+    def test_a_value_is_as_judged_if_nothing_changed(self, value: bytes) -> None:
+        assert is_as_judged(value, fingerprint(value)) is not value.startswith(b"#")
+        assert not is_as_judged(value + b"x", fingerprint(value))
+
+    def test_the_text_of_a_fingerprint_is_not_its_value(self) -> None:
+        print_ = fingerprint(b"x" * 5_000)
+        assert not is_as_judged(print_, print_)

@@ -11,8 +11,9 @@
 --       2            least idle time in seconds that every key to delete must have; 0: any
 --       3            F, the number of families
 --       4 … 3+F      number of keys to delete of each family
---       4+F … 3+F+G  the value that each guard had when it was judged; "" if it had none;
---                    the SHA-1 in hex if it is longer than LONG bytes
+--       4+F … 3+F+G  the value that each guard had when it was judged; "" if it had none; if it
+--                    is longer than LONG bytes, its fingerprint "#" .. SHA-1 in hex .. ":" ..
+--                    length. No value that is judged begins with "#".
 -- Returns
 --   {1, n1 … nF}                     deleted: what UNLINK answered for each family
 --   {0, seconds, micros, i, v, …}    nothing deleted: guard i now holds v; v is a number if it
@@ -36,7 +37,9 @@ for i = 1, guards do
   local value = values[i]
   local expected = ARGV[expected_from + i]
   if value and #value > LONG then
-    value = redis.sha1hex(value)
+    value = '#' .. redis.sha1hex(value) .. ':' .. #value
+  elseif value and string.byte(value) == 35 then
+    value = ''
   end
   if value ~= expected or value == '' then
     if not value and expected == '' then

@@ -155,3 +155,13 @@ def test_without_idle_times_orphans_are_reported_only(
     assert client.dbsize() == 4
     assert report.coordinators.orphaned == 1
     assert [warning.code for warning in report.warnings] == ["no_idle_time"]
+
+
+def test_one_whose_only_key_is_kept_for_another_is_not_purged(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    write_idle(client, [b"blocking:idempotency:s:r:completion:1:17"], 10_000)
+    observer = DuringPurge(lambda: write_heartbeat(client, "r", 0))
+    report = sweep(server, orphans="purge", orphan_grace=GRACE_S, observer=observer)
+    assert report.coordinators.orphans_purged == 0
+    assert report.keys.spared == 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 import redis
 
 from cleanup_job.job import Observer
+from cleanup_job.judge import fingerprint
 from tests.keys import (
     STALE_MS,
     assert_adds_up,
@@ -195,3 +197,81 @@ def test_a_coordinator_with_many_keys_that_comes_back_keeps_its_heartbeat(
     assert report.coordinators.purged == 0
     assert report.keys.spared == 3_006
     assert_adds_up(report)
+
+
+class Nudge(Observer):
+    """Does something when so many keys of the purge are done, and once more later."""
+
+    def __init__(self, *actions: tuple[int, Callable[[], object]]) -> None:
+        self.actions = list(actions)
+        self.purging = False
+        self.done = 0
+
+    def began(self, phase: str, keys: int) -> None:
+        self.purging = phase == "purge"
+
+    def advanced(self, keys: int) -> None:
+        if not self.purging:
+            return
+        self.done += keys
+        while self.actions and self.done >= self.actions[0][0]:
+            self.actions.pop(0)[1]()
+
+
+def test_a_heartbeat_stays_if_a_key_was_spared_though_it_looks_as_before(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    """It is refreshed in the middle, and then a slow second writer puts the old value back."""
+    write_coordinator(client, "a", STALE_MS)
+    client.mset({f"blocking:ack:a:{number}": "1" for number in range(8_000)})
+    key = heartbeat_key("a")
+    old = client.get(key)
+    assert old is not None
+    fresh = beat(now_ms(client))
+    report = sweep(
+        server,
+        observer=Nudge(
+            (2_000, lambda: client.set(key, fresh)), (5_000, lambda: client.set(key, old))
+        ),
+        engine="serial",
+    )
+    assert report.keys.spared > 1
+    assert client.exists(key)
+    assert client.dbsize() == report.keys.spared
+    assert_adds_up(report)
+    sweep(server)
+    assert client.dbsize() == 0
+
+
+def test_one_that_comes_back_after_it_was_purged_was_purged(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    """Its heartbeat goes with the first batch; a record that it shares is looked at later."""
+    write_heartbeat(client, "a", STALE_MS)
+    write_heartbeat(client, "bbb", STALE_MS)
+    record = "blocking:idempotency:a:bbb:completion:1:17"
+    client.set(record, "1")
+    # Enough to have the first batch, in which "a" is, settled before the record's is sent.
+    for number in range(2_000):
+        write_heartbeat(client, f"other-{number}", STALE_MS)
+    report = sweep(
+        server,
+        observer=Nudge((1, lambda: write_heartbeat(client, "a", 0))),
+        engine="serial",
+    )
+    assert client.exists(record, heartbeat_key("a"), heartbeat_key("bbb")) == 3
+    assert report.coordinators.purged == 2_001
+    assert report.coordinators.revived == 0
+    assert_adds_up(report)
+
+
+def test_the_text_of_a_fingerprint_is_not_what_it_was_made_of(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    write_heartbeat(client, "a", STALE_MS, padding="x" * 1_000)
+    value = client.get(heartbeat_key("a"))
+    assert value is not None
+    observer = AtPurge(client, "a", fingerprint(value).decode())
+    report = sweep(server, observer=observer)
+    assert client.exists(heartbeat_key("a"))
+    assert report.keys.spared == 1

@@ -13,6 +13,7 @@ import redis
 from cleanup_job import demo
 from cleanup_job.config import Keys, Timestamp
 from cleanup_job.job import Observer
+from cleanup_job.judge import MOST_NAMED
 from tests.keys import (
     STALE_MS,
     assert_adds_up,
@@ -182,3 +183,47 @@ def test_scripts_flushed_in_the_middle(server: ServerProcess, client: redis.Redi
     report = sweep(server, observer=Flush())
     assert report.status == "complete"
     assert client.dbsize() == 0
+
+
+def test_a_key_that_names_very_many_stale_ones_is_kept_and_told(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    names = [f"c{number}" for number in range(MOST_NAMED + 1)]
+    for name in names:
+        write_heartbeat(client, name, STALE_MS)
+    crowded = b"blocking:idempotency:" + ":".join(names).encode()
+    client.mset({crowded: "1", b"blocking:idempotency:" + ":".join(names[1:]).encode(): "1"})
+    report = sweep(server)
+    assert keys_of(client) == {crowded}
+    assert report.status == "complete"
+    assert report.coordinators.purged == len(names)
+    assert "crowded" in [warning.code for warning in report.warnings]
+    assert_adds_up(report)
+
+
+@pytest.mark.default_server
+@pytest.mark.timeout(30)
+def test_a_key_with_very_many_segments_holds_nobody_up(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    write_heartbeat(client, "a:b", STALE_MS)
+    client.set(b"blocking:idempotency:" + b":" * 100_000, "1")
+    report = sweep(server)
+    assert report.status == "complete"
+    assert client.dbsize() == 1
+
+
+@pytest.mark.default_server
+def test_long_heartbeats_are_read_and_checked_a_few_at_a_time(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    count = 100
+    for number in range(count):
+        write_heartbeat(client, f"dead-{number}", STALE_MS, padding="x" * 300_000)
+    client.config_resetstat()
+    report = sweep(server)
+    assert report.keys.deleted == count
+    # 300 kB each: the first read takes 50 of them, the others three.
+    assert report.commands["MGET"].calls > 15
+    # At most half a megabyte in one call of the script.
+    assert report.commands["EVALSHA"].calls >= count / 2

@@ -138,9 +138,10 @@ def test_workers_stop_when_their_job_is_killed(server: ServerProcess, client: re
 
 
 @pytest.mark.default_server
+@pytest.mark.parametrize("victims", [1, 3])
 @pytest.mark.parametrize("phase", ["survey", "purge"])
 def test_a_killed_worker_loses_nothing(
-    server: ServerProcess, client: redis.Redis, phase: str
+    server: ServerProcess, client: redis.Redis, phase: str, victims: int
 ) -> None:
     """In the survey its walk is made again; in the purge its keys are looked at and told."""
     write_many(client, COORDINATORS)
@@ -149,7 +150,7 @@ def test_a_killed_worker_loses_nothing(
         def advanced(self, keys: int) -> None:
             super().advanced(keys)
             if self.now == phase and keys and not killed:
-                for worker in multiprocessing.active_children():
+                for worker in multiprocessing.active_children()[:victims]:
                     killed.append(worker.pid)
                     worker.kill()
 
@@ -157,7 +158,7 @@ def test_a_killed_worker_loses_nothing(
             return False
 
     killed: list[int | None] = []
-    report = sweep(server, workers=2, observer=Kill(phase, 0))
+    report = sweep(server, workers=3, observer=Kill(phase, 0))
     assert killed
     assert_adds_up(report)
     assert report.keys.deleted + report.keys.unknown + report.keys.gone == KEYS - client.dbsize()
@@ -174,3 +175,86 @@ def no_process_of_group(group: int) -> bool:
     found = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True)
     rows = [row.split() for row in found.stdout.splitlines()]
     return not [row for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
+
+
+@pytest.mark.default_server
+def test_a_job_of_which_one_worker_was_killed_ends(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    """Its executor would wait for ever for workers that ignore SIGTERM."""
+    write_many(client, COORDINATORS)
+    with proxy(server.port, slow) as port:
+        process = start(port, "--workers", "4")
+        await_first_delete(client)
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    report = json.loads(out)
+    assert (process.returncode, report["status"]) == (3, "partial"), err
+    keys = report["keys"]
+    assert keys["deleted"] + keys["unknown"] == KEYS - client.dbsize()
+    # Tasks that nobody had begun are done by the next pool.
+    assert client.dbsize() < KEYS / 2
+    assert no_process_of_group(process.pid)
+
+
+def workers_of(pid: int) -> list[int]:
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True
+    )
+    return [int(word) for word in found.stdout.split()]
+
+
+@pytest.mark.default_server
+def test_a_second_signal_ends_at_once_with_its_own_code(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    write_many(client, COORDINATORS)
+    with proxy(server.port, slow) as port:
+        process = start(port)
+        await_first_delete(client)
+        client.client_pause(3_000)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=2)
+    assert (process.returncode, out) == (143, b""), err
+
+
+@pytest.mark.default_server
+def test_a_signal_is_heard_when_nobody_reads_the_messages(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    """`run 2>&1 | tee log`, and Ctrl-C: tee is gone before we say a word."""
+    write_many(client, COORDINATORS)
+    with proxy(server.port, slow) as port:
+        process = start(port)
+        await_first_delete(client)
+        assert process.stderr is not None
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        report = json.loads(process.stdout.read())
+        process.stdout.close()
+        process.wait(timeout=30)
+    assert process.returncode == 130
+    assert [error["code"] for error in report["errors"]] == ["not_attempted"]
+    assert report["keys"]["unknown"] == 0
+
+
+@pytest.mark.default_server
+def test_a_stop_while_orphans_are_looked_at_plans_none_of_them(
+    server: ServerProcess, client: redis.Redis
+) -> None:
+    client.mset({f"blocking:signal:{number}": "some value" for number in range(3_000)})
+
+    class Stop(Observer):
+        now = ""
+
+        def began(self, phase: str, keys: int) -> None:
+            self.now = phase
+
+        def stopping(self) -> bool:
+            return self.now == "judge"
+
+    report = sweep(server, dry_run=True, orphans="purge", observer=Stop())
+    assert (report.status, report.keys.planned) == ("partial", 0)

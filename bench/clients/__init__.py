@@ -1,0 +1,1 @@
+"""The commands that stand beside cleanup-job, each runnable: `python -m bench.clients.X`."""

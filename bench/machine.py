@@ -1,0 +1,44 @@
+"""What the figures were measured on, without a name of the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import redis
+
+import cleanup_job
+
+
+def describe(client: redis.Redis) -> dict[str, Any]:
+    """Machine, server and software."""
+    return {
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cpu": _cpu_model(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "redis_py": version("redis"),
+        "cleanup_job": cleanup_job.__version__,
+        "server": _server(client),
+    }
+
+
+def _server(client: redis.Redis) -> str:
+    info: Any = client.info("server")
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info['redis_version']}"
+
+
+def _cpu_model() -> str:
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or "unknown"

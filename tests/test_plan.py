@@ -1,0 +1,274 @@
+"""Plans: whole coordinators together, large ones with their heartbeat last, every key once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cleanup_job.config import Config
+from cleanup_job.judge import MOST_NAMED, StaleHeartbeat, Verdicts
+from cleanup_job.model import ABSENT, Batch
+from cleanup_job.plan import (
+    BYTES_PER_BATCH,
+    KEYS_PER_BATCH,
+    Plan,
+    hold_back,
+    make_plan,
+)
+
+SCHEMA = Config().schema()
+
+FAMILIES = [name for name, _ in SCHEMA.owned]
+
+
+def heartbeat(name: bytes) -> bytes:
+    return SCHEMA.heartbeat.key_for(name)
+
+
+def value_of(name: bytes) -> bytes:
+    return b"beat of " + name
+
+
+def ack(name: bytes, number: int) -> bytes:
+    return b"blocking:ack:%b:s%d" % (name, number)
+
+
+def record(one: bytes, other: bytes) -> bytes:
+    return b"blocking:idempotency:%b:%b:error:1:2" % (one, other)
+
+
+def verdicts(
+    acks: dict[bytes, int],
+    shared: Iterable[tuple[bytes, bytes]] = (),
+    orphans: dict[bytes, list[bytes]] | None = None,
+) -> Verdicts:
+    """Stale coordinators with so many ACKs each, records that two of them share, and orphans."""
+    owned: list[dict[bytes, list[bytes]]] = [{} for _ in FAMILIES]
+    owned[FAMILIES.index("ack")] = {
+        name: [ack(name, number) for number in range(count)]
+        for name, count in acks.items()
+        if count
+    }
+    co_owners: dict[bytes, tuple[bytes, ...]] = {}
+    for one, other in shared:
+        owned[FAMILIES.index("idempotency")].setdefault(one, []).append(record(one, other))
+        co_owners[record(one, other)] = (other,)
+    lost: list[dict[bytes, list[bytes]]] = [{} for _ in FAMILIES]
+    lost[FAMILIES.index("ack")] = orphans or {}
+    return Verdicts(
+        stale={name: StaleHeartbeat(value_of(name), 700_000) for name in acks},
+        owned=owned,
+        co_owners=co_owners,
+        orphans=lost,
+    )
+
+
+def keys_of(batch: Batch) -> list[bytes]:
+    return [*batch.guards[: batch.own_heartbeats], *(key for keys in batch.keys for key in keys)]
+
+
+def needs_of(batch: Batch) -> dict[bytes, list[bytes]]:
+    """The ids that each owned key of the batch depends on."""
+    return {
+        key: [batch.guard_ids[place] for place in needs]
+        for keys, all_needs in zip(batch.keys, batch.needs, strict=True)
+        for key, needs in zip(keys, all_needs, strict=True)
+    }
+
+
+def places(plan: Plan) -> dict[bytes, int]:
+    """Which batch each key is in."""
+    return {key: i for i, batch in enumerate(plan.batches) for key in keys_of(batch)}
+
+
+sizes = st.one_of(
+    st.integers(0, 5),
+    st.sampled_from([KEYS_PER_BATCH - 1, KEYS_PER_BATCH, KEYS_PER_BATCH + 1, 2500]),
+)
+names = st.sampled_from([b"a", b"b", b"a:b", b"error", b"\xff\n", b"x" * 300])
+cases = st.dictionaries(names, sizes, max_size=6).flatmap(
+    lambda acks: st.tuples(
+        st.just(acks),
+        st.sets(
+            st.tuples(*[st.sampled_from(sorted(acks))] * 2).filter(lambda two: two[0] != two[1]),
+            max_size=3,
+        )
+        if len(acks) > 1
+        else st.just(set()),
+    )
+)
+
+
+class TestEveryPlan:
+    @given(cases)
+    def test_has_every_key_and_every_heartbeat_once(
+        self, case: tuple[dict[bytes, int], set[tuple[bytes, bytes]]]
+    ) -> None:
+        acks, shared = case
+        plan = make_plan(verdicts(acks, shared), SCHEMA)
+        expected = Counter(heartbeat(name) for name in acks)
+        expected.update(ack(name, number) for name, n in acks.items() for number in range(n))
+        expected.update(record(*two) for two in shared)
+        assert Counter(key for batch in plan.batches for key in keys_of(batch)) == expected
+        assert plan.size == expected.total()
+        counts = plan.counts(SCHEMA)
+        assert sum(counts.values()) == plan.size
+        assert (counts["heartbeat"], counts["ack"]) == (len(acks), sum(acks.values()))
+        assert counts["idempotency"] == len(shared)
+
+    @given(cases)
+    def test_guards_every_key_by_the_heartbeats_of_all_that_it_names(
+        self, case: tuple[dict[bytes, int], set[tuple[bytes, bytes]]]
+    ) -> None:
+        acks, shared = case
+        plan = make_plan(verdicts(acks, shared), SCHEMA)
+        for batch in plan.batches:
+            assert batch.guards == tuple(map(heartbeat, batch.guard_ids))
+            assert batch.expected == tuple(map(value_of, batch.guard_ids))
+            assert len(set(batch.guards)) == len(batch.guards)
+            for key, ids in needs_of(batch).items():
+                named = next((two for two in shared if record(*two) == key), None)
+                if named is None:
+                    assert len(ids) == 1
+                    assert key.startswith(b"blocking:ack:%b:s" % ids[0])
+                else:
+                    assert tuple(ids) == named
+
+    @given(cases)
+    def test_has_no_heartbeat_before_its_keys(
+        self, case: tuple[dict[bytes, int], set[tuple[bytes, bytes]]]
+    ) -> None:
+        acks, shared = case
+        data = verdicts(acks, shared)
+        plan = make_plan(data, SCHEMA)
+        waves = [batch.wave for batch in plan.batches]
+        assert waves == sorted(waves)
+        place = places(plan)
+        for name in acks:
+            last = place[heartbeat(name)]
+            for keys in data.owned:
+                for key in keys.get(name, []):
+                    same_step = place[key] == last
+                    assert same_step or (waves[place[key]], waves[last]) == (0, 1)
+
+    @given(cases)
+    def test_has_batches_that_a_server_can_take(
+        self, case: tuple[dict[bytes, int], set[tuple[bytes, bytes]]]
+    ) -> None:
+        plan = make_plan(verdicts(*case), SCHEMA)
+        for batch in plan.batches:
+            words = len(batch.guards) + sum(map(len, batch.keys))
+            assert 0 < words < 2 * KEYS_PER_BATCH
+            assert batch.size > 0
+
+
+class TestWholeAndSpread:
+    def test_small_coordinators_share_batches_and_none_is_torn(self) -> None:
+        acks = {b"c%d" % number: number % 7 for number in range(3_000)}
+        data = verdicts(acks)
+        plan = make_plan(data, SCHEMA)
+        assert {batch.wave for batch in plan.batches} == {0}
+        assert len(plan.batches) <= plan.size // KEYS_PER_BATCH + 1
+        place = places(plan)
+        for name, count in acks.items():
+            assert {place[ack(name, number)] for number in range(count)} <= {place[heartbeat(name)]}
+
+    @pytest.mark.parametrize(
+        ("count", "waves"), [(KEYS_PER_BATCH - 1, [0]), (KEYS_PER_BATCH, [0, 1])]
+    )
+    def test_one_with_more_keys_than_a_batch_is_spread(self, count: int, waves: list[int]) -> None:
+        plan = make_plan(verdicts({b"large": count}), SCHEMA)
+        assert sorted({batch.wave for batch in plan.batches}) == waves
+        if waves == [0, 1]:
+            *others, last = plan.batches
+            assert keys_of(last) == [heartbeat(b"large")]
+            assert all(batch.own_heartbeats == 0 for batch in others)
+
+    def test_one_with_long_names_is_spread(self) -> None:
+        name = b"n" * 10_000
+        count = BYTES_PER_BATCH // len(name) + 1
+        plan = make_plan(verdicts({name: count}), SCHEMA)
+        assert plan.batches[-1].wave == 1
+        for batch in plan.batches:
+            assert sum(map(len, keys_of(batch))) < BYTES_PER_BATCH + 2 * len(ack(name, 40))
+
+    def test_coordinators_that_share_a_key_are_not_deleted_before_it(self) -> None:
+        """The one that owns it is spread; the other's heartbeat is watched."""
+        plan = make_plan(verdicts({b"a": 1, b"b": 1}, [(b"a", b"b")]), SCHEMA)
+        with_record = next(b for b in plan.batches if record(b"a", b"b") in keys_of(b))
+        assert needs_of(with_record)[record(b"a", b"b")] == [b"a", b"b"]
+        assert with_record.own_heartbeats == 0
+
+    def test_nothing_stale_nothing_planned(self) -> None:
+        plan = make_plan(verdicts({}), SCHEMA)
+        assert plan == Plan(())
+        assert set(plan.counts(SCHEMA).values()) == {0}
+
+
+class TestHoldBack:
+    @given(
+        st.sets(st.binary(min_size=1, max_size=3), max_size=8),
+        st.frozensets(st.binary(min_size=1, max_size=3)),
+    )
+    def test_a_heartbeat_stays_if_something_of_its_coordinator_is_left(
+        self, ids: set[bytes], unsettled: frozenset[bytes]
+    ) -> None:
+        large = dict.fromkeys(ids, KEYS_PER_BATCH)
+        plan = make_plan(verdicts(large), SCHEMA)
+        last = [batch for batch in plan.batches if batch.wave == 1]
+        go, stay = hold_back(last, unsettled)
+        leaving = [name for batch in go for name in batch.guard_ids]
+        staying = [name for batch in stay for name in batch.guard_ids]
+        assert sorted(leaving) == sorted(ids - unsettled)
+        assert sorted(staying) == sorted(ids & unsettled)
+        for batch in (*go, *stay):
+            assert batch.own_heartbeats == len(batch.guards) == batch.size
+            assert batch.expected == tuple(map(value_of, batch.guard_ids))
+
+
+class TestOrphans:
+    def test_are_guarded_by_the_absence_of_every_id_that_a_key_could_name(self) -> None:
+        key = b"blocking:ack:a:b:s1"
+        plan = make_plan(
+            verdicts({}, orphans={b"a": [key]}), SCHEMA, orphans=[b"a"], orphan_grace_s=5
+        )
+        (batch,) = plan.batches
+        assert needs_of(batch) == {key: [b"a", b"a:b"]}
+        assert set(batch.expected) == {ABSENT}
+        assert batch.guards == (heartbeat(b"a"), heartbeat(b"a:b"))
+        assert (batch.own_heartbeats, batch.min_idle_s, batch.is_of_orphans) == (0, 5, True)
+        assert (plan.orphans, plan.min_idle_s) == (frozenset([b"a"]), 5)
+
+    def test_are_planned_only_if_they_are_asked_for(self) -> None:
+        data = verdicts({}, orphans={b"a": [ack(b"a", 1)], b"b": [ack(b"b", 1)]})
+        assert make_plan(data, SCHEMA) == Plan(())
+        plan = make_plan(data, SCHEMA, orphans=[b"b"], orphan_grace_s=5)
+        assert [key for batch in plan.batches for key in keys_of(batch)] == [ack(b"b", 1)]
+
+    def test_keep_their_keys_together_where_a_batch_holds_them(self) -> None:
+        orphans = {b"o%d" % n: [ack(b"o%d" % n, i) for i in range(300)] for n in range(10)}
+        plan = make_plan(verdicts({}, orphans=orphans), SCHEMA, orphans=orphans, orphan_grace_s=5)
+        place = places(plan)
+        assert len(plan.batches) > 1
+        for keys in orphans.values():
+            assert len({place[key] for key in keys}) == 1
+
+    def test_are_left_out_if_a_key_could_name_more_ids_than_can_be_checked(self) -> None:
+        def key(segments: int) -> bytes:
+            return b"blocking:ack:" + b":".join([b"s"] * segments) + b":end"
+
+        most = {b"s": [key(MOST_NAMED)]}
+        plan = make_plan(verdicts({}, orphans=most), SCHEMA, orphans=most, orphan_grace_s=5)
+        assert plan.orphans == {b"s"}
+        more = {b"s": [key(1), key(MOST_NAMED + 1)]}
+        plan = make_plan(verdicts({}, orphans=more), SCHEMA, orphans=more, orphan_grace_s=5)
+        assert plan == Plan(())
+
+    def test_come_after_the_stale_and_are_not_mixed_with_them(self) -> None:
+        data = verdicts({b"dead": 2}, orphans={b"a": [ack(b"a", 1)]})
+        plan = make_plan(data, SCHEMA, orphans=[b"a"], orphan_grace_s=5)
+        assert [batch.is_of_orphans for batch in plan.batches] == [False, True]

@@ -1,0 +1,197 @@
+"""The pool: all tasks once, in one process or several; lost workers handed back, errors raised."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pytest
+
+from cleanup_job import pool
+from cleanup_job.errors import CleanupJobError, ServerRefusedError
+from cleanup_job.model import Pulse
+from cleanup_job.pool import KEYS_PER_WORKER, MAX_AUTO_WORKERS, open_pool, workers_for
+
+ENGINES = [("serial", 1), ("processes", 1), ("processes", 2), ("processes", 3)]
+
+
+class Task(NamedTuple):
+    number: int
+    node: str = "127.0.0.1:6379"
+
+
+class Watch:
+    """Adds up what it is told; asks to stop when it is told to."""
+
+    def __init__(self, *, stop: bool = False) -> None:
+        self.keys = 0
+        self.stop = stop
+
+    def advanced(self, keys: int) -> None:
+        self.keys += keys
+
+    def stopping(self) -> bool:
+        return self.stop
+
+
+# Stages stand at the top of the module, since they are looked up by name in the workers.
+
+
+def square(task: Task, pulse: Pulse) -> int:
+    pulse.advance(task.number)
+    return task.number**2
+
+
+def where(_task: Task, _pulse: Pulse) -> int:
+    time.sleep(0.01)
+    return os.getpid()
+
+
+def refuse_the_third(task: Task, pulse: Pulse) -> int:
+    if task.number == 3:
+        raise ServerRefusedError("no right", "no_permission")
+    return square(task, pulse)
+
+
+def die_on_the_third(task: Task, pulse: Pulse) -> int:
+    if task.number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(task, pulse)
+
+
+def wait_for_stop(_task: Task, pulse: Pulse) -> bool:
+    deadline = time.monotonic() + 20
+    while not pulse.stopping() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return pulse.stopping()
+
+
+def deaf_to_signals(_task: Task, _pulse: Pulse) -> list[bool]:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    return [signal.getsignal(number) is signal.SIG_IGN for number in numbers]
+
+
+def tasks(count: int) -> list[Task]:
+    return [Task(number) for number in range(count)]
+
+
+def run(engine: str, workers: int, stage: Any, given: Sequence[Task], watch: Watch) -> list[Any]:
+    with open_pool(engine, workers) as opened:
+        return list(opened.map(stage, given, watch))
+
+
+@pytest.fixture(autouse=True)
+def _no_process_stays() -> Any:
+    yield
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("engine", "workers"), ENGINES)
+class TestMap:
+    def test_every_task_comes_back_once_with_its_result(self, engine: str, workers: int) -> None:
+        watch = Watch()
+        results = run(engine, workers, square, tasks(20), watch)
+        assert sorted(results) == [(Task(number), number**2) for number in range(20)]
+        assert watch.keys == sum(range(20))
+
+    def test_no_tasks(self, engine: str, workers: int) -> None:
+        assert run(engine, workers, square, [], Watch()) == []
+
+    def test_again_in_the_same_pool(self, engine: str, workers: int) -> None:
+        with open_pool(engine, workers) as opened:
+            for count in (3, 0, 5):
+                watch = Watch()
+                assert len(list(opened.map(square, tasks(count), watch))) == count
+                assert watch.keys == sum(range(count))
+
+    def test_an_error_of_a_stage_is_raised_as_it_is(self, engine: str, workers: int) -> None:
+        with pytest.raises(CleanupJobError) as caught:
+            run(engine, workers, refuse_the_third, tasks(6), Watch())
+        assert type(caught.value) is ServerRefusedError
+        assert (str(caught.value), caught.value.code) == ("no right", "no_permission")
+        assert caught.value.exit_code == 2
+
+    def test_a_stage_learns_that_it_should_stop(self, engine: str, workers: int) -> None:
+        began = time.monotonic()
+        results = run(engine, workers, wait_for_stop, tasks(3), Watch(stop=True))
+        assert [stopped for _, stopped in results] == [True] * 3
+        assert time.monotonic() - began < 10
+
+    def test_where_the_work_is_done(self, engine: str, workers: int) -> None:
+        pids = {pid for _, pid in run(engine, workers, where, tasks(12), Watch())}
+        if workers == 1:
+            assert pids == {os.getpid()}
+        else:
+            assert os.getpid() not in pids
+            assert 1 <= len(pids) <= workers
+
+
+class TestProcesses:
+    def test_a_lost_worker_is_handed_back_and_nothing_is_done_twice(self) -> None:
+        with open_pool("processes", 2) as opened:
+            results = list(opened.map(die_on_the_third, tasks(10), Watch()))
+            assert Counter(task for task, _ in results) == Counter(tasks(10))
+            assert (Task(3), None) in results
+            assert all(got in (None, task.number**2) for task, got in results)
+            # And the pool is good for the next stage.
+            again = list(opened.map(square, tasks(4), Watch()))
+            assert sorted(again) == [(Task(number), number**2) for number in range(4)]
+
+    def test_signals_of_the_group_do_not_reach_the_work(self) -> None:
+        results = run("processes", 2, deaf_to_signals, tasks(2), Watch())
+        assert [deaf for _, deaf in results] == [[True, True]] * 2
+
+    def test_it_forks_only_where_no_thread_is(self) -> None:
+        wait = threading.Event()
+        thread = threading.Thread(target=wait.wait)
+        thread.start()
+        try:
+            assert pool._start_method() == "spawn"
+        finally:
+            wait.set()
+            thread.join()
+
+    def test_an_error_in_the_job_ends_the_workers(self) -> None:
+        def fail() -> None:
+            with open_pool("processes", 2) as opened:
+                list(opened.map(square, tasks(2), Watch()))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert not multiprocessing.active_children()
+
+
+class TestSizes:
+    @pytest.mark.parametrize("setting", [1, 2, 7, 256])
+    def test_a_number_is_a_number(self, setting: int) -> None:
+        assert workers_for(setting, "processes", 0) == setting
+
+    @pytest.mark.parametrize("setting", ["auto", 1, 8])
+    def test_serial_is_one(self, setting: int | str) -> None:
+        assert workers_for(setting, "serial", 10**9) == 1
+
+    @pytest.mark.parametrize(
+        ("cores", "keys", "workers"),
+        [
+            (8, 0, 1),
+            (8, 40_040, 1),
+            (8, 2 * KEYS_PER_WORKER - 1, 1),
+            (8, 2 * KEYS_PER_WORKER, 2),
+            (8, 10**9, MAX_AUTO_WORKERS),
+            (2, 10**9, 1),
+            (1, 10**9, 1),
+            (None, 10**9, 1),
+        ],
+    )
+    def test_auto_goes_by_keys_and_cores(
+        self, monkeypatch: pytest.MonkeyPatch, cores: int | None, keys: int, workers: int
+    ) -> None:
+        monkeypatch.setattr(os, "cpu_count", lambda: cores)
+        assert workers_for("auto", "processes", keys) == workers

@@ -1,0 +1,301 @@
+"""The report: counts that add up or say so, percentiles, and a text that fits its columns."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cleanup_job.model import OUTCOMES, Counts, Kind, Outcome, Problem, Sample
+from cleanup_job.report import (
+    WIDTH,
+    CommandTimes,
+    Coordinators,
+    Example,
+    FamilyKeys,
+    Keys,
+    Phases,
+    Report,
+    ServerUse,
+    Target,
+    count_keys,
+    example,
+    imbalances,
+    merge_problems,
+    status_of,
+    summarize_timings,
+    to_json,
+    to_text,
+)
+
+FAMILIES = ("heartbeat", "signal")
+
+
+def outcome(**by_family: dict[str, int]) -> Outcome:
+    """An outcome of which only the counts matter."""
+    counts: Counts = {
+        family: {**dict.fromkeys(OUTCOMES, 0), **given} for family, given in by_family.items()
+    }
+    nobody: frozenset[bytes] = frozenset()
+    required = {
+        field.name: nobody
+        for field in msgspec.structs.fields(Outcome)
+        if field.required and field.name not in ("counts", "problems", "timings", "not_attempted")
+    }
+    return Outcome(counts=counts, problems=(), timings={}, not_attempted=0, **required)  # type: ignore[arg-type]
+
+
+def report(**fields: Any) -> Report:
+    settings: dict[str, Any] = {
+        "status": "complete",
+        "dry_run": False,
+        "run_id": "0123abcd",
+        "started_at": "2025-10-10T21:01:11.000Z",
+        "duration_s": 1.5,
+        "target": Target("valkey", "9.1.2", "standalone", ["127.0.0.1:6379"], 0),
+    }
+    return Report(**{**settings, **fields})
+
+
+def keys(planned: int = 0, **outcomes: int) -> Keys:
+    family = FamilyKeys(matched=planned, planned=planned, **outcomes)
+    return Keys(matched=planned, planned=planned, **outcomes, by_family={"signal": family})
+
+
+class TestIdentity:
+    @given(
+        st.lists(
+            st.dictionaries(st.sampled_from(FAMILIES), st.fixed_dictionaries(
+                {name: st.integers(0, 1000) for name in OUTCOMES}
+            )),
+            max_size=5,
+        )
+    )  # fmt: skip
+    def test_what_workers_counted_is_summed_and_adds_up_to_its_plan(
+        self, parts: list[dict[str, dict[str, int]]]
+    ) -> None:
+        planned = {
+            family: sum(sum(part.get(family, {}).values()) for part in parts) for family in FAMILIES
+        }
+        counted = count_keys(
+            7, dict.fromkeys(FAMILIES, 9), planned, [outcome(**part) for part in parts]
+        )
+        assert counted.scanned == 7
+        assert counted.matched == 18
+        assert counted.planned == sum(planned.values())
+        for name in OUTCOMES:
+            assert getattr(counted, name) == sum(
+                counts[name] for part in parts for counts in part.values()
+            )
+        assert not imbalances(counted)
+        assert status_of(counted, [], covered=True, dry_run=False) in ("complete", "partial")
+
+    @given(st.integers(-3, 3).filter(bool))
+    def test_a_key_too_many_or_too_few_is_a_failure_that_names_the_family(self, off: int) -> None:
+        planned = {"heartbeat": 5, "signal": 10 + off}
+        done = outcome(heartbeat={"deleted": 5}, signal={"deleted": 8, "gone": 2})
+        counted = count_keys(0, dict.fromkeys(FAMILIES, 20), planned, [done])
+        problems = imbalances(counted)
+        assert [problem.code for problem in problems] == ["imbalance"]
+        assert "signal" in problems[0].message
+        assert status_of(counted, problems, covered=True, dry_run=False) == "failed"
+
+    def test_families_that_are_off_in_opposite_ways_do_not_make_it_good(self) -> None:
+        done = outcome(heartbeat={"deleted": 4}, signal={"deleted": 6})
+        counted = count_keys(0, dict.fromkeys(FAMILIES, 9), dict.fromkeys(FAMILIES, 5), [done])
+        assert counted.planned == counted.deleted
+        assert status_of(counted, [], covered=True, dry_run=False) == "failed"
+        assert len(imbalances(counted)) == 2
+
+    def test_a_dry_run_deletes_nothing_and_is_complete(self) -> None:
+        counted = count_keys(0, {"signal": 9}, {"signal": 9}, [])
+        assert (counted.planned, counted.deleted) == (9, 0)
+        assert status_of(counted, [], covered=True, dry_run=True) == "complete"
+
+
+class TestStatus:
+    @pytest.mark.parametrize(
+        ("counted", "covered", "errors", "status"),
+        [
+            (keys(), True, [], "complete"),
+            (keys(3, deleted=1, gone=1, spared=1), True, [], "complete"),
+            (keys(3, deleted=2, failed=1), True, [], "partial"),
+            (keys(3, deleted=2, unknown=1), True, [], "partial"),
+            (keys(3, deleted=3), False, [], "partial"),
+            (keys(3, deleted=3), True, [Problem("x", "y", 1)], "partial"),
+            (keys(3, deleted=2), True, [], "failed"),
+            (keys(3, deleted=4), False, [Problem("x", "y", 1)], "failed"),
+        ],
+    )
+    def test_of_a_run(
+        self, counted: Keys, covered: bool, errors: list[Problem], status: str
+    ) -> None:
+        assert status_of(counted, errors, covered=covered, dry_run=False) == status
+
+    def test_what_was_not_covered_is_never_complete(self) -> None:
+        assert status_of(keys(), [], covered=False, dry_run=True) == "partial"
+
+
+class TestTimings:
+    def test_nearest_rank_percentiles(self) -> None:
+        times = summarize_timings({"SCAN": [n / 1000 for n in range(100, 0, -1)]})["SCAN"]
+        assert times == CommandTimes(calls=100, p50_ms=50.0, p99_ms=99.0, max_ms=100.0)
+
+    def test_of_one_call(self) -> None:
+        times = summarize_timings({"TIME": [0.002]})["TIME"]
+        assert times == CommandTimes(calls=1, p50_ms=2.0, p99_ms=2.0, max_ms=2.0)
+
+    @given(st.lists(st.floats(0, 100), min_size=1))
+    def test_percentiles_are_values_that_occurred_in_order(self, seconds: list[float]) -> None:
+        times = summarize_timings({"X": seconds})["X"]
+        occurred = {round(second * 1000, 3) for second in seconds}
+        assert {times.p50_ms, times.p99_ms, times.max_ms} <= occurred
+        assert times.p50_ms <= times.p99_ms <= times.max_ms == max(occurred)
+
+    def test_the_busiest_first_and_none_without_calls(self) -> None:
+        timings = {"TIME": [0.1], "SCAN": [0.1, 0.1], "MGET": []}
+        assert [*summarize_timings(timings)] == ["SCAN", "TIME"]
+
+
+def test_equal_problems_become_one() -> None:
+    problems = [
+        Problem("a", "x", 1, ("k1", "k2")),
+        Problem("b", "x", 1),
+        Problem("a", "x", 2, ("k3", "k4")),
+        Problem("a", "y", 5),
+    ]
+    assert merge_problems(problems) == [
+        Problem("a", "x", 3, ("k1", "k2", "k3")),
+        Problem("b", "x", 1),
+        Problem("a", "y", 5),
+    ]
+
+
+def test_a_sample_of_any_id_is_text() -> None:
+    shown = example(Sample(b"\xff\n\x1b[31m" + b"x" * 10_000, Kind.STALE, "r", 700_500))
+    assert shown.id.isprintable()
+    assert len(shown.id) < 200
+    assert (shown.verdict, shown.age_s) == ("stale", 700.5)
+
+
+class TestJson:
+    def test_has_every_field_of_the_format(self) -> None:
+        document = json.loads(to_json(report(keys=keys(3, deleted=3))))
+        assert document["schema_version"] == 1
+        assert {
+            "schema_version", "status", "dry_run", "run_id", "started_at", "duration_s", "target",
+            "coordinators", "keys", "phases", "commands", "server", "partitions", "warnings",
+            "errors",
+        } <= document.keys()  # fmt: skip
+        assert {"product", "version", "mode", "nodes", "db"} <= document["target"].keys()
+        assert {
+            "checked", "live", "stale", "unreadable", "future", "orphaned", "purged", "revived",
+            "orphans_purged",
+        } <= document["coordinators"].keys()  # fmt: skip
+        counts = {"matched", "planned", *OUTCOMES}
+        assert counts | {"scanned", "by_family"} <= document["keys"].keys()
+        assert counts <= document["keys"]["by_family"]["signal"].keys()
+
+    def test_ends_with_a_newline_and_is_utf_8(self) -> None:
+        encoded = to_json(report(samples=[Example("é", "stale", "r")]))
+        assert encoded.endswith(b"}\n")
+        assert '"é"'.encode() in encoded
+
+
+def lines_of(shown: Report) -> list[str]:
+    return to_text(shown).splitlines()
+
+
+def large(size: int) -> Report:
+    counts = dict.fromkeys(("matched", "planned", "deleted"), size)
+    counts |= dict.fromkeys(("gone", "spared", "failed", "unknown"), size // 1000)
+    families = ("heartbeat", "signal", "ack", "idempotency", "activity")
+    return report(
+        coordinators=Coordinators(*[size] * 9),
+        keys=Keys(scanned=size, **counts, by_family=dict.fromkeys(families, FamilyKeys(**counts))),
+        phases=Phases(size / 1000, size / 1000, size / 1000),
+        commands={"EVALSHA": CommandTimes(size, 1234.567, 1234.567, 1234.567)},
+        server=ServerUse(size / 1000, size * 1000, size * 1000),
+        duration_s=size / 1000,
+        workers=256,
+    )
+
+
+class TestText:
+    @pytest.mark.parametrize("size", [0, 1, 10_010, 999_999, 9_999_999])
+    @pytest.mark.parametrize("dry_run", [False, True])
+    @pytest.mark.parametrize("status", ["complete", "partial", "failed"])
+    def test_fits_80_columns(self, size: int, dry_run: bool, status: str) -> None:
+        shown = msgspec.structs.replace(large(size), dry_run=dry_run, status=status)
+        for line in lines_of(shown):
+            assert len(line) <= WIDTH, line
+
+    def test_numbers_do_not_run_into_each_other(self) -> None:
+        row = next(line for line in lines_of(large(9_999_999)) if line.startswith("idempotency"))
+        assert row.split() == ["idempotency", *["9,999,999"] * 3, *["9,999"] * 4]
+        rows = lines_of(large(10**15))
+        total = next(line for line in rows if line.startswith("total"))
+        assert total.split()[1:4] == ["1,000,000,000,000,000"] * 3
+
+    def test_a_family_called_total_is_told_from_the_total(self) -> None:
+        counted = Keys(matched=7, by_family={"total": FamilyKeys(matched=3)})
+        rows = [line.split()[:2] for line in lines_of(report(keys=counted)) if "total" in line]
+        assert rows == [["total", "3"], ["total", "7"]]
+
+    def test_says_what_it_is_about(self) -> None:
+        first = lines_of(report())[0]
+        assert first == "run 0123abcd on Valkey 9.1.2 standalone, 127.0.0.1:6379 db 0"
+        assert lines_of(report(dry_run=True))[0].startswith("dry run 0123abcd on ")
+
+    def test_a_dry_run_has_no_column_of_what_it_did_not_do(self) -> None:
+        text = to_text(report(dry_run=True, keys=keys(3)))
+        assert "  matched   planned\n" in text
+        assert "purged" not in text
+
+    @pytest.mark.parametrize(
+        ("fields", "conclusion"),
+        [
+            ({"keys": keys(3, deleted=3)}, "complete: 3 of 3 planned keys deleted"),
+            (
+                {"keys": keys(3), "dry_run": True},
+                "complete: 3 keys would be deleted; nothing was",
+            ),
+            (
+                {"keys": keys(3, deleted=2, failed=1), "status": "partial"},
+                "PARTIAL: 2 of 3 planned keys deleted; run again",
+            ),
+            (
+                {"status": "partial", "dry_run": True},
+                "PARTIAL: not all of the keyspace was covered; run again",
+            ),
+            (
+                {"keys": keys(3, deleted=2), "status": "failed"},
+                "FAILED: the counts do not add up; please report this as a bug",
+            ),
+        ],
+    )
+    def test_ends_with_its_conclusion(self, fields: dict[str, Any], conclusion: str) -> None:
+        assert lines_of(report(**fields))[-1] == conclusion
+
+    def test_problems_come_with_count_and_samples(self) -> None:
+        shown = report(
+            warnings=[Problem("a", "odd things", 1234, ("x", "y"))], errors=[Problem("b", "bad", 1)]
+        )
+        assert "warning: odd things (1,234); e.g. x, y" in lines_of(shown)
+        assert "error: bad (1)" in lines_of(shown)
+
+    def test_samples_come_with_age_and_reason(self) -> None:
+        samples = [
+            Example("dead", "stale", "older than stale_after", 700.04),
+            Example("lost", "orphaned", "no heartbeat, 3 keys"),
+        ]
+        lines = lines_of(report(samples=samples))
+        shown = [" ".join(line.split()) for line in lines[lines.index("samples") + 1 :][:2]]
+        assert shown == [
+            "stale 700.0 s dead (older than stale_after)",
+            "orphaned lost (no heartbeat, 3 keys)",
+        ]
