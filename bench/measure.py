@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -103,13 +104,10 @@ class _Watch(threading.Thread):
 def _family(pid: int) -> Iterator[int]:
     """The process and its living descendants."""
     yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            pids = children.read_text().split()
-        except OSError:
-            continue
-        for child in pids:
-            yield from _family(int(child))
+    with contextlib.suppress(OSError):  # it may end while we look
+        for children in [*Path(f"/proc/{pid}/task").glob("*/children")]:
+            for child in children.read_text().split():
+                yield from _family(int(child))
 
 
 def _high_water_bytes(pid: int) -> int:

@@ -159,9 +159,13 @@ class ServerCluster:
                 )
             )
         self.primaries = self.nodes[:primaries]
-        with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(node.client()) for node in self.nodes]
-            form_cluster(clients[:primaries], clients[primaries:])
+        try:
+            with contextlib.ExitStack() as stack:
+                clients = [stack.enter_context(node.client()) for node in self.nodes]
+                form_cluster(clients[:primaries], clients[primaries:])
+        except BaseException:
+            self.remove()
+            raise
 
     @property
     def url(self) -> str:
