@@ -108,9 +108,11 @@ def describe(order: Order, lane: Lane) -> str:
     start, end = lane
     if order is Order.REVERSED:
         return f"cursors {start / _SPACE:.1%} to {end / _SPACE:.1%}"
-    return f"slots {_slot_text(start)} to {_slot_text(end)}"
+    return f"slots {_slot_text(start)} to {_slot_text(end - 1)}"
 
 
 def _slot_text(place: int) -> str:
+    """The slot of a place, and how far inside of it the place lies."""
     slot, within = divmod(place, _SPACE)
-    return f"{slot} + {within / _SPACE:.0%}" if within else f"{slot}"
+    share = round(within / _SPACE, 2)
+    return f"{slot} + {share:.0%}" if 0 < share < 1 else f"{slot}"

@@ -40,6 +40,8 @@ START_TIMEOUT_S = 10.0
 
 Pairs = Iterator[tuple[str, str]]
 
+Client = redis.Redis | redis.RedisCluster
+
 
 def play(
     coordinators: int,
@@ -96,7 +98,7 @@ def _show(
 
 
 def seed(
-    client: redis.Redis, coordinators: int, stopping: Callable[[], bool] = lambda: False
+    client: Client, coordinators: int, stopping: Callable[[], bool] = lambda: False
 ) -> dict[str, str]:
     """Write the case; returns the live coordinators' keys and values."""
     seconds, micros = client.time()
@@ -118,9 +120,12 @@ def _pairs(name: str, count: int, beat_ms: int) -> Pairs:
         yield f"coordinator:activity:{coordinator_id}", str(beat_ms)
 
 
-def _write(client: redis.Redis, pairs: Pairs, stopping: Callable[[], bool]) -> None:
+def _write(client: Client, pairs: Pairs, stopping: Callable[[], bool]) -> None:
     while (some := dict(islice(pairs, 10_000))) and not stopping():
-        client.mset(some)
+        if isinstance(client, redis.RedisCluster):
+            client.mset_nonatomic(some)
+        else:
+            client.mset(some)
 
 
 def _state(when: str, client: redis.Redis) -> str:

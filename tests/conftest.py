@@ -9,7 +9,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
-from tests.servers import BINARIES, DEFAULT, ServerProcess, in_ci
+from tests.servers import BINARIES, DEFAULT, ServerCluster, ServerProcess, in_ci
 
 settings.register_profile(
     "default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -27,11 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "server" in metafunc.fixturenames:
-        names = metafunc.config.getoption("--server") or [*BINARIES]
-        if metafunc.definition.get_closest_marker("default_server") is not None:
-            names = names[:1] if DEFAULT not in names else [DEFAULT]
-        metafunc.parametrize("server", names, indirect=True, scope="session")
+    names = metafunc.config.getoption("--server") or [*BINARIES]
+    if metafunc.definition.get_closest_marker("default_server") is not None:
+        names = names[:1] if DEFAULT not in names else [DEFAULT]
+    for fixture in ("server", "cluster"):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, names, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -42,17 +43,52 @@ def _servers() -> Iterator[dict[str, ServerProcess]]:
         server.remove()
 
 
+def require(name: str) -> None:
+    """Skip where a kind of server is missing, but not in CI."""
+    if BINARIES[name]() is None:
+        if in_ci():
+            pytest.fail(f"{name} is not installed, and CI must test on it")
+        pytest.skip(f"{name} is not installed")
+
+
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest, _servers: dict[str, ServerProcess]) -> ServerProcess:
     """A running server; the test is repeated for each kind, unless marked `default_server`."""
     name = request.param
     if name not in _servers:
-        if BINARIES[name]() is None:
-            if in_ci():
-                pytest.fail(f"{name} is not installed, and CI must test on it")
-            pytest.skip(f"{name} is not installed")
+        require(name)
         _servers[name] = ServerProcess(name)
     return _servers[name]
+
+
+@pytest.fixture(scope="session")
+def _clusters() -> Iterator[dict[str, ServerCluster]]:
+    clusters: dict[str, ServerCluster] = {}
+    yield clusters
+    for cluster in clusters.values():
+        cluster.remove()
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, _clusters: dict[str, ServerCluster]) -> ServerCluster:
+    """Three primaries; the test is repeated for each kind, unless marked `default_server`."""
+    name = request.param
+    if name not in _clusters:
+        require(name)
+        _clusters[name] = ServerCluster(name)
+    return _clusters[name]
+
+
+@pytest.fixture
+def cluster_client(cluster: ServerCluster) -> Iterator[redis.RedisCluster]:
+    """A client on an empty cluster."""
+    with cluster.client() as client:
+        for node in cluster.primaries:
+            with node.client() as one:
+                one.flushall()
+                one.config_resetstat()
+                one.script_flush()
+        yield client
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import redis
 from cleanup_job.config import Config, Redis
 from cleanup_job.job import Observer, run
 from cleanup_job.report import Report
-from tests.servers import ServerProcess
+from tests.servers import ServerCluster, ServerProcess
 
 STALE_MS = 700_000
 
@@ -62,7 +62,7 @@ def keys_of(client: redis.Redis) -> set[bytes]:
 
 
 def sweep(
-    server: ServerProcess,
+    server: ServerProcess | ServerCluster,
     *,
     dry_run: bool = False,
     observer: Observer | None = None,

@@ -88,3 +88,4 @@ def test_shares_in_words() -> None:
     assert describe(Order.SEQUENCE, (0, 1)) == "all"
     assert describe(Order.REVERSED, (0, half)) == "cursors 0.0% to 50.0%"
     assert describe(Order.SLOTS, (5 * 2 * half, 7 * 2 * half + half)) == "slots 5 to 7 + 50%"
+    assert describe(Order.SLOTS, (0, end_of(Order.SLOTS))) == "slots 0 to 16383"
