@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from cleanup_job import __version__
 from cleanup_job.errors import CleanupJobError, ConfigError
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = error.exit_code
     except BrokenPipeError:
         # Whoever read our output has gone.
-        _drop_output()
+        _drop(sys.stdout)
         code = EXIT_PARTIAL
     except KeyboardInterrupt as stop:
         code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
@@ -107,9 +107,12 @@ def _open_closed_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _drop_output() -> None:
-    """Point stdout away, so that the interpreter's own flush at exit does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop(stream: TextIO) -> None:
+    """Point a stream away, so that the interpreter's own flush at exit does not fail again.
+
+    That would end the process with Python's code for it, 120, in place of ours.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _put(text: str | bytes) -> None:
@@ -128,7 +131,7 @@ def _put(text: str | bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _drop_output()
+        _drop(sys.stdout)
         raise ConfigError(f"the output can't be written: {error.strerror}") from error
 
 
@@ -389,5 +392,10 @@ def _say(text: str) -> None:
     It is also called by a signal's handler, anywhere in the middle of anything: an error raised
     there would be taken for one of what was interrupted.
     """
-    with contextlib.suppress(OSError, RuntimeError):
+    try:
         print(text, file=sys.stderr, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError):
+            _drop(sys.stderr)
+    except RuntimeError:
+        pass  # the handler came in the middle of another message

@@ -105,5 +105,5 @@ def client(server: ServerProcess) -> Iterator[redis.Redis]:
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on the environment of whoever runs it."""
     for name in [*os.environ]:
-        if name.startswith(("REDIS_", "CLEANUP_JOB_")):
+        if name.startswith(("REDIS_", "CLEANUP_JOB_", "PYTHON")):
             monkeypatch.delenv(name)
