@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
+from operator import itemgetter
 from time import perf_counter
 from typing import TypeVar
 
@@ -532,9 +533,9 @@ def _losses(outcomes: Sequence[Outcome]) -> dict[bytes, int]:
 def _samples(verdicts: Verdicts, sweep: _Sweep) -> Iterator[Sample]:
     """Some of each verdict: the oldest of the stale, and the first of the others."""
     show = sweep.show
-    stale = heapq.nlargest(show, verdicts.stale.items(), key=lambda item: item[1].age_ms)
-    for name, beat in stale:
-        yield Sample(name, Kind.STALE, "older than stale_after", beat.age_ms)
+    oldest = heapq.nlargest(show, verdicts.stale_ages_ms.items(), key=itemgetter(1))
+    for name, age_ms in oldest:
+        yield Sample(name, Kind.STALE, "older than stale_after", age_ms)
     orphans = [] if sweep.config.orphans == "ignore" else sorted(verdicts.orphan_ids())
     for name in orphans[:show]:
         keys = sum(len(family.get(name, ())) for family in verdicts.orphans)

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, compress, islice
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -110,12 +111,46 @@ def is_as_judged(value: bytes, print_: bytes) -> bool:
     return fingerprint(value) == print_ and value[:1] != b"#"
 
 
-@dataclass(frozen=True, slots=True)
-class StaleHeartbeat:
-    """A stale heartbeat as it was judged; `value` is its fingerprint."""
+def ages_ms(values: Sequence[bytes | None], now_ms: int, rule: Rule) -> list[int] | None:
+    """The ages of many heartbeats at once, if all of them are plain; else None.
 
-    value: bytes
-    age_ms: int
+    Plain is what writers write: objects in UTF-8 with their times in whole numbers, neither
+    before 2001 nor in the future. Anything else is for `judge_heartbeat`, one by one.
+    """
+    fields = range(len(rule.fields))
+    try:
+        b"".join(values).decode()  # type: ignore[arg-type]
+        decode = _plain_decoder(rule.fields).decode
+        beats = [decode(value) for value in values]  # type: ignore[arg-type]
+    except (TypeError, ValueError, RecursionError):  # one is missing, or no such object
+        return None
+    times: list[int | None] = [None] * len(values)
+    for name in (f"f{i}" for i in fields):
+        column = list(map(attrgetter(name), beats))
+        known = [time for time in column if time is not None]
+        if known and min(known) * rule.unit_ms < EARLIEST_MS:
+            return None
+        times = [
+            new if time is None else time if new is None else max(time, new)
+            for time, new in zip(times, column, strict=True)
+        ]
+    if None in times:
+        return None
+    ages = [now_ms - time * rule.unit_ms for time in times]  # type: ignore[operator]
+    return None if not ages or min(ages) < 0 else ages
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """Keys of one family that belong to stale coordinators.
+
+    Attributes:
+        keys: their names.
+        owners: in step with them, whose they are, as places in `Verdicts.stale`.
+    """
+
+    keys: list[bytes]
+    owners: list[int]
 
 
 OwnedKeys = dict[bytes, list[bytes]]
@@ -127,9 +162,10 @@ class Verdicts:
     """Who is what, and which keys go with whom.
 
     Attributes:
-        live: ids; `stale`: ids with the heartbeat as judged; `kept`: unreadable and future
-            ones, with the reason.
-        owned: per owned family, the keys of stale coordinators by owner.
+        live: ids; `kept`: unreadable and future ones, with the reason.
+        stale: ids with the fingerprints of their heartbeats, and `stale_ages_ms` with their ages,
+            in the same order.
+        owned: per owned family, the keys of stale coordinators.
         co_owners: for a key that names several stale coordinators, the others.
         orphans: per owned family, the keys without any heartbeat by shortest leading id.
         crowded: keys that name more stale coordinators than can be checked; they are kept.
@@ -137,9 +173,10 @@ class Verdicts:
     """
 
     live: set[bytes] = field(default_factory=set)
-    stale: dict[bytes, StaleHeartbeat] = field(default_factory=dict)
+    stale: dict[bytes, bytes] = field(default_factory=dict)
+    stale_ages_ms: dict[bytes, int] = field(default_factory=dict)
     kept: dict[bytes, Sample] = field(default_factory=dict)
-    owned: list[OwnedKeys] = field(default_factory=list)
+    owned: list[Owned] = field(default_factory=list)
     co_owners: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     orphans: list[OwnedKeys] = field(default_factory=list)
     crowded: list[bytes] = field(default_factory=list)
@@ -176,19 +213,22 @@ def decide(
     # A heartbeat may be seen twice, with another value each time. What spares wins.
     for coordinator_id in alive & verdicts.stale.keys():
         del verdicts.stale[coordinator_id]
+        del verdicts.stale_ages_ms[coordinator_id]
     for coordinator_id in verdicts.live & verdicts.kept.keys():
         del verdicts.kept[coordinator_id]
 
     alive.discard(b"")
     widths = widths_of(alive) | widths_of(verdicts.stale)
-    for place, (_, pattern) in enumerate(schema.owned):
-        keys = dict.fromkeys(key for found in findings for key in unpack(found.owned[place]))
+    places = dict(zip(verdicts.stale, range(len(verdicts.stale)), strict=True))
+    for family, (_, pattern) in enumerate(schema.owned):
+        packed = [found.owned[family] for found in findings]
+        keys = list(dict.fromkeys(chain.from_iterable(map(unpack, packed))))
         verdicts.matched.append(len(keys))
         if uncovered:
-            keys = dict.fromkeys(
+            keys = [
                 key for key in keys if not _may_be_alive(key, pattern, verdicts, schema, uncovered)
-            )
-        _assign(keys, pattern, widths, alive, verdicts)
+            ]
+        _assign(keys, pattern, widths, alive, places, verdicts)
     verdicts.matched.append(verdicts.checked)
     return verdicts
 
@@ -205,43 +245,81 @@ def _may_be_alive(
 
 def _take_heartbeats(found: Findings, verdicts: Verdicts) -> None:
     verdicts.live.update(unpack(found.live))
-    stale = map(StaleHeartbeat, unpack(found.stale_values), found.stale_ages_ms)
-    verdicts.stale.update(zip(unpack(found.stale), stale, strict=True))
+    ids = unpack(found.stale)
+    verdicts.stale.update(zip(ids, unpack(found.stale_values), strict=True))
+    verdicts.stale_ages_ms.update(zip(ids, found.stale_ages_ms, strict=True))
     verdicts.kept.update({sample.coordinator_id: sample for sample in found.kept})
 
 
 def _assign(
-    keys: Iterable[bytes],
+    keys: list[bytes],
     pattern: Pattern,
     widths: frozenset[int],
     alive: set[bytes],
+    places: dict[bytes, int],
     verdicts: Verdicts,
 ) -> None:
-    owned: OwnedKeys = {}
+    """Give the keys of one family to their owners."""
+    only = pattern.only_ids(keys, widths)
+    if only is None:
+        readings: Iterable[Collection[bytes]] = map(pattern.reader(widths), keys)
+        owned, rest = _share_out(keys, readings, alive, places, verdicts)
+    else:
+        owned, rest = _hand_out(keys, only, alive, places)
     orphans: OwnedKeys = {}
-    stale = verdicts.stale
-    read = pattern.reader(widths)
-    for key in keys:
-        named = read(key)
-        if not alive.isdisjoint(named):
-            continue
-        dead = [candidate for candidate in named if candidate in stale]
-        if len(dead) > 1:
-            # The longest is the owner; max() keeps the leading one of a tie.
-            dead = list(dict.fromkeys(dead))
-            if len(dead) > MOST_NAMED:
-                verdicts.crowded.append(key)
-                continue
-            owner = max(dead, key=len)
-            if len(dead) > 1:
-                verdicts.co_owners[key] = tuple(other for other in dead if other != owner)
-            owned.setdefault(owner, []).append(key)
-        elif dead:
-            owned.setdefault(dead[0], []).append(key)
-        else:
-            orphans.setdefault(next(pattern.candidates(key)), []).append(key)
+    for key in rest:
+        orphans.setdefault(next(pattern.candidates(key)), []).append(key)
     verdicts.owned.append(owned)
     verdicts.orphans.append(orphans)
+
+
+def _hand_out(
+    keys: list[bytes], only: list[bytes], alive: set[bytes], places: dict[bytes, int]
+) -> tuple[Owned, list[bytes]]:
+    """Owners of keys that name one id each, and the keys of ids without a heartbeat."""
+    owners = list(map(places.get, only))
+    if None not in owners:
+        return Owned(keys, owners), []  # type: ignore[arg-type]
+    rest = [
+        key
+        for key, name, owner in zip(keys, only, owners, strict=True)
+        if owner is None and name not in alive
+    ]
+    is_owned = [owner is not None for owner in owners]
+    return Owned([*compress(keys, is_owned)], [*compress(owners, is_owned)]), rest  # type: ignore[list-item]
+
+
+def _share_out(
+    keys: list[bytes],
+    readings: Iterable[Collection[bytes]],
+    alive: set[bytes],
+    places: dict[bytes, int],
+    verdicts: Verdicts,
+) -> tuple[Owned, list[bytes]]:
+    """The same for keys that can name several ids."""
+    owned = Owned([], [])
+    rest: list[bytes] = []
+    for key, named in zip(keys, readings, strict=True):
+        if not alive.isdisjoint(named):
+            continue
+        dead = [candidate for candidate in named if candidate in places]
+        if not dead:
+            rest.append(key)
+            continue
+        owner = dead[0]
+        if len(dead) > 1:
+            others = dict.fromkeys(dead)
+            if len(others) > MOST_NAMED:
+                verdicts.crowded.append(key)
+                continue
+            # The longest is the owner; max() keeps the leading one of a tie.
+            owner = max(others, key=len)
+            del others[owner]
+            if others:
+                verdicts.co_owners[key] = tuple(others)
+        owned.keys.append(key)
+        owned.owners.append(places[owner])
+    return owned, rest
 
 
 def candidates_within(pattern: Pattern, key: bytes, limit: int) -> tuple[bytes, ...] | None:
@@ -256,11 +334,22 @@ def _decoder(fields: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
 
     The attributes are named f0, f1, … since a JSON field may have any name.
     """
+    return _decoder_of(fields, Any)
+
+
+@lru_cache(maxsize=8)
+def _plain_decoder(fields: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
+    """The same for times that are whole numbers or absent; it raises where they are not."""
+    return _decoder_of(fields, int | None)
+
+
+def _decoder_of(fields: tuple[str, ...], time: Any) -> msgspec.json.Decoder[Any]:
     names = [f"f{i}" for i in range(len(fields))]
     beat = msgspec.defstruct(
         "Beat",
-        [(name, Any, None) for name in names],
+        [(name, time, None) for name in names],
         rename=dict(zip(names, fields, strict=True)),
+        gc=False,  # short-lived, and by the hundred thousand
     )
     return msgspec.json.Decoder(beat)
 

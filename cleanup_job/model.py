@@ -7,7 +7,7 @@ an object per name in the pickle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -287,26 +287,22 @@ class Batch(msgspec.Struct, frozen=True):
     first and its keys deleted right after.
 
     Attributes:
-        guards: heartbeat keys to re-read; the first `own_heartbeats` of them are deleted
+        guard_ids: whose heartbeats are re-read; those of the first `own_heartbeats` are deleted
             with the batch, the others are only watched.
-        guard_ids: the ids of `guards`.
         expected: the fingerprint of what each guard held when it was judged; `ABSENT` for
             nothing.
-        keys: owned keys per family, in the schema's order.
-        needs: in step with `keys`, which guards must be as judged for the key to go. The
-            first one is the coordinator that the key is counted under.
+        keys: owned keys per family, in the schema's order. A key needs all of the guards that it
+            can be read as naming.
         min_idle_s: every key must have been untouched for so long; 0 asks nothing.
         wave: batches of wave 1 start only when all of wave 0 are through. A coordinator
             with too many keys for one batch has its heartbeat in wave 1.
         slot: where all of it lies (any one, on a standalone server); None if it is scattered.
     """
 
-    guards: tuple[bytes, ...]
-    guard_ids: tuple[bytes, ...]
+    guard_ids: Sequence[bytes]
     own_heartbeats: int
-    expected: tuple[bytes, ...]
-    keys: tuple[tuple[bytes, ...], ...]
-    needs: tuple[tuple[tuple[int, ...], ...], ...]
+    expected: Sequence[bytes]
+    keys: Sequence[Sequence[bytes]]
     min_idle_s: int = 0
     wave: int = 0
     slot: int | None = 0
@@ -319,7 +315,7 @@ class Batch(msgspec.Struct, frozen=True):
     @property
     def size(self) -> int:
         """How many keys the batch plans to delete."""
-        return self.own_heartbeats + sum(len(family) for family in self.keys)
+        return self.own_heartbeats + sum(map(len, self.keys))
 
 
 ABSENT = b""
@@ -328,12 +324,24 @@ ever judged stale, so this can't be mistaken for one."""
 
 
 class PurgeTask(msgspec.Struct, frozen=True):
-    """Some batches for one worker, to be sent with several in flight."""
+    """Some batches for one worker, to be sent with several in flight.
+
+    It is pickled with its batches in MessagePack, which costs a third for so many names.
+    """
 
     routes: Routes
     schema: Schema
     rule: Rule
     batches: tuple[Batch, ...]
+
+    def __reduce__(self) -> tuple[Callable[..., PurgeTask], tuple[object, ...]]:
+        packed = msgspec.msgpack.encode(self.batches)
+        return _unpack_purge_task, (self.routes, self.schema, self.rule, packed)
+
+
+def _unpack_purge_task(routes: Routes, schema: Schema, rule: Rule, packed: bytes) -> PurgeTask:
+    batches = msgspec.msgpack.decode(packed, type=tuple[Batch, ...])
+    return PurgeTask(routes, schema, rule, batches)
 
 
 class IdleTask(msgspec.Struct, frozen=True):

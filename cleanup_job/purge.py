@@ -29,6 +29,7 @@ import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib.resources import files
 from itertools import repeat
 
@@ -37,7 +38,7 @@ import redis
 from cleanup_job import wire as wires
 from cleanup_job.errors import CleanupJobError
 from cleanup_job.judge import is_as_judged, judge_heartbeat
-from cleanup_job.keyspace import SEPARATOR, Pattern, slot_of
+from cleanup_job.keyspace import SEPARATOR, Pattern, slot_of, widths_of
 from cleanup_job.model import (
     ABSENT,
     HEARTBEAT,
@@ -68,7 +69,7 @@ MOST_LOADS = 3
 _SCRIPT = (files(__package__) / "lua" / "purge.lua").read_bytes()
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 
-_DELETED, _CHANGED = 1, 0
+_DELETED, _CHANGED, _DIFFERENT = 1, 0, 3
 """How a reply of the script begins; else a key was touched."""
 
 _ANOTHER_TYPE = 1
@@ -116,9 +117,9 @@ def _rehearse(wire: Wire, server: Server, schema: Schema, min_idle_s: int) -> No
         if min_idle_s:
             wire.ask("OBJECT", "IDLETIME", key)
             wire.ask("OBJECT", "REFCOUNT", key)
-    batch = Batch((heartbeat,), (probe,), 1, (ABSENT,), keys=(), needs=())
+    batch = Batch((probe,), 1, (ABSENT,), keys=[[] for _ in schema.owned])
     wire.ask("SCRIPT", "LOAD", _SCRIPT)
-    wire.ask(*_Attempt(batch).words())
+    wire.ask(*_Attempt(batch, schema).words())
 
 
 def purge(task: PurgeTask, pulse: Pulse) -> Outcome:
@@ -179,37 +180,26 @@ class _Attempt:
     """One batch on its way: what is still in it, and what is known of its guards.
 
     Attributes:
+        guards: the heartbeats' keys, in step with the batch's ids.
         dropped: guards that changed; all keys that need one of them are out.
         asked: the keys of the next call by family, the heartbeats last.
+        one_by_one: the script is to compare each heartbeat by itself: something changed, or
+            something has to be told apart.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, schema: Schema) -> None:
         self.batch = batch
+        self.schema = schema
+        self.guards = schema.heartbeat.keys_for(batch.guard_ids)
         self.expected = list(batch.expected)
         self.dropped: set[int] = set()
-        self.expired: set[int] = set()
         self.loads = 0
         self.idle_is_known = False
-        self._select()
-
-    def _select(self) -> None:
-        """Which guards, keys and heartbeats are still in."""
-        batch, dropped = self.batch, self.dropped
-        self.guard_places = [i for i in range(len(batch.guards)) if i not in dropped]
-        self.heartbeat_places = [
-            i for i in range(batch.own_heartbeats) if i not in dropped and i not in self.expired
-        ]
-        keys: list[Sequence[bytes]] = list(batch.keys)
-        if dropped:
-            keys = [
-                [
-                    key
-                    for key, needs in zip(family, all_needs, strict=True)
-                    if dropped.isdisjoint(needs)
-                ]
-                for family, all_needs in zip(batch.keys, batch.needs, strict=True)
-            ]
-        self.asked = [*keys, [batch.guards[i] for i in self.heartbeat_places]]
+        self.one_by_one = len(self.guards) == 1 or any(
+            value == ABSENT or value[:1] == b"#" for value in self.expected
+        )
+        self.guard_places: Sequence[int] = range(len(self.guards))
+        self.asked: list[Sequence[bytes]] = [*batch.keys, self.guards[: batch.own_heartbeats]]
 
     @property
     def is_empty(self) -> bool:
@@ -217,13 +207,18 @@ class _Attempt:
 
     def words(self) -> list[bytes | str | int]:
         """The call, as purge.lua documents it."""
-        guards = [self.batch.guards[i] for i in self.guard_places]
-        keys = self.keys()
-        words: list[bytes | str | int] = ["EVALSHA", _SHA, len(guards) + len(keys)]
+        guards, expected = self.guards, self.expected
+        if self.dropped:
+            guards = [guards[place] for place in self.guard_places]
+            expected = [expected[place] for place in self.guard_places]
+        *owned, heartbeats = self.asked
+        words: list[bytes | str | int] = ["EVALSHA", _SHA, len(guards) + sum(map(len, owned))]
         words += guards
-        words += keys
-        words += (len(guards), self.batch.min_idle_s, len(self.asked), *map(len, self.asked))
-        words += [self.expected[i] for i in self.guard_places]
+        for family in owned:
+            words += family
+        words += (len(guards), len(heartbeats), self.batch.min_idle_s, len(owned))
+        words += map(len, owned)
+        words += expected if self.one_by_one else [b"\0".join(expected)]
         return words
 
     def finished_ids(self) -> set[bytes]:
@@ -231,21 +226,22 @@ class _Attempt:
         ids = self.batch.guard_ids
         if self.batch.is_of_orphans:
             return {ids[needs[0]] for needs in self.needs()} - self.spared_ids()
-        return {
-            ids[place] for place in range(self.batch.own_heartbeats) if place not in self.dropped
-        }
+        own = ids[: self.batch.own_heartbeats]
+        if not self.dropped:
+            return set(own)
+        return {name for place, name in enumerate(own) if place not in self.dropped}
 
     def spared_ids(self) -> set[bytes]:
         """The ids that changed, and those that keep a key because of them."""
         if not self.dropped:
             return set()
-        places = {
+        owners = {
             needs[0]
-            for all_needs in self.batch.needs
-            for needs in all_needs
+            for family in self._owned_needs
+            for needs in family
             if not self.dropped.isdisjoint(needs)
         }
-        return {self.batch.guard_ids[place] for place in self.dropped | places}
+        return {self.batch.guard_ids[place] for place in self.dropped | owners}
 
     def keys(self) -> list[bytes]:
         """All keys of the next call."""
@@ -260,11 +256,35 @@ class _Attempt:
         """In step with `keys`: the guards that each needs, first of them its coordinator's."""
         of_owned = [
             needs
-            for all_needs in self.batch.needs
-            for needs in all_needs
+            for family in self._owned_needs
+            for needs in family
             if self.dropped.isdisjoint(needs)
         ]
-        return [*of_owned, *((place,) for place in self.heartbeat_places)]
+        own = range(self.batch.own_heartbeats)
+        return [*of_owned, *((place,) for place in own if place not in self.dropped)]
+
+    @cached_property
+    def _owned_needs(self) -> list[list[tuple[int, ...]]]:
+        """In step with the batch's keys: the guards that each can be read as naming.
+
+        The first of them is its coordinator's: of a stale one's key the longest id, of an
+        orphan's the shortest leading one (see `judge`). A batch that goes through at once never
+        needs to know.
+        """
+        places = {name: place for place, name in enumerate(self.batch.guard_ids)}
+        widths = widths_of(places)
+        return [
+            [self._needs_of(pattern.candidates(key, widths), places) for key in keys]
+            for (_, pattern), keys in zip(self.schema.owned, self.batch.keys, strict=True)
+        ]
+
+    def _needs_of(
+        self, candidates: Iterable[bytes], places: Mapping[bytes, int]
+    ) -> tuple[int, ...]:
+        names = dict.fromkeys(name for name in candidates if name in places)
+        if len(names) > 1 and not self.batch.is_of_orphans:
+            names = {max(names, key=len): None, **names}
+        return tuple(places[name] for name in names)
 
     def drop_touched(self, places: Iterable[int]) -> None:
         """An orphan of which one key was touched keeps all of them; `places` are of `keys`."""
@@ -274,14 +294,20 @@ class _Attempt:
     def drop(self, places: Iterable[int]) -> None:
         """Take out all keys that need one of these guards."""
         self.dropped.update(places)
-        self._select()
+        self.one_by_one = True
+        self.guard_places = [i for i in self.guard_places if i not in self.dropped]
+        owned = [
+            [key for key, needs in zip(keys, family, strict=True) if self.dropped.isdisjoint(needs)]
+            for keys, family in zip(self.batch.keys, self._owned_needs, strict=True)
+        ]
+        own = range(self.batch.own_heartbeats)
+        self.asked = [*owned, [self.guards[i] for i in own if i not in self.dropped]]
 
     def expire(self, places: Iterable[int]) -> None:
         """These heartbeats are gone: their coordinators are as dead as before."""
         for place in places:
             self.expected[place] = ABSENT
-            self.expired.add(place)
-        self._select()
+            self.one_by_one = True
 
 
 class _Purge:
@@ -314,7 +340,7 @@ class _Purge:
         waiting = list(reversed(self.task.batches))
         while self.open or (waiting and not self._is_ending()):
             while waiting and self._has_room() and not self._is_ending():
-                self._begin(_Attempt(waiting.pop()))
+                self._begin(_Attempt(waiting.pop(), self.task.schema))
             self.router.wait()
         for batch in waiting:
             self.leave(batch)
@@ -357,6 +383,9 @@ class _Purge:
             self._take_error(attempt, "EVALSHA", reply)
         elif reply[0] == _DELETED:
             self._settle(attempt, reply[1:])
+        elif reply[0] == _DIFFERENT:
+            attempt.one_by_one = True
+            self._advance(attempt)
         elif reply[0] == _CHANGED:
             now_ms = reply[1] * 1000 + reply[2] // 1000
             values = {
@@ -419,7 +448,7 @@ class _Purge:
 
     def _read_guards(self, attempt: _Attempt) -> None:
         places = list(attempt.guard_places)
-        keys = [attempt.batch.guards[place] for place in places]
+        keys = [attempt.guards[place] for place in places]
 
         def take(values: list[Reply]) -> None:
             gone: list[int] = []
@@ -455,7 +484,7 @@ class _Purge:
             self._take_changes(attempt, (), changed, now_ms)
             self._delete(attempt)
 
-        slot = slot_of(attempt.batch.guards[next(iter(changed))])
+        slot = slot_of(attempt.guards[next(iter(changed))])
         self.router.send(slot, ("TIME",), then=take)
 
     def _delete(self, attempt: _Attempt) -> None:
@@ -561,13 +590,11 @@ class _Purge:
         self.failures.setdefault((error.code, str(error)), []).extend(keys)
 
     def _close(self, attempt: _Attempt) -> None:
-        """Count what had left the batch before its last call: spared, or gone by itself."""
+        """Count what had left the batch before its last call: spared."""
         batch = attempt.batch
         for name, keys, asked in zip(self.families, batch.keys, attempt.asked, strict=False):
             self._count(name, spared=len(keys) - len(asked))
-        spared_heartbeats = sum(1 for place in attempt.dropped if place < batch.own_heartbeats)
-        gone_heartbeats = batch.own_heartbeats - spared_heartbeats - len(attempt.heartbeat_places)
-        self._count(HEARTBEAT, spared=spared_heartbeats, gone=gone_heartbeats)
+        self._count(HEARTBEAT, spared=batch.own_heartbeats - len(attempt.asked[-1]))
         self.spared |= attempt.spared_ids()
         self.open -= 1
         self.keys_open -= batch.size
@@ -578,7 +605,7 @@ class _Purge:
         for batch in self.task.batches:
             self.open += 1
             self.keys_open += batch.size
-            self._look_again(_Attempt(batch), error)
+            self._look_again(_Attempt(batch, self.task.schema), error)
             while self.open:
                 self.router.wait()
 
@@ -588,9 +615,8 @@ class _Purge:
             self._count(name, failed=len(keys))
         self._count(HEARTBEAT, failed=batch.own_heartbeats)
         self.not_attempted += batch.size
-        owners = {needs[0] for all_needs in batch.needs for needs in all_needs}
-        owners.update(range(batch.own_heartbeats))
-        self.unsettled.update(batch.guard_ids[place] for place in owners)
+        needs = _Attempt(batch, self.task.schema).needs()
+        self.unsettled.update(batch.guard_ids[guards[0]] for guards in needs)
 
     def spare(self, batch: Batch) -> None:
         """Count a batch of heartbeats that was never sent because they are to stay."""

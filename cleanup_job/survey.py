@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import compress
 from time import perf_counter
 
 import redis
@@ -23,7 +24,7 @@ import redis
 from cleanup_job import wire as wires
 from cleanup_job.cursors import Lane, Order, cursor_at, place_of
 from cleanup_job.errors import CleanupJobError, CursorOrderError, ServerUnavailableError
-from cleanup_job.judge import fingerprint, judge_heartbeat
+from cleanup_job.judge import ages_ms, fingerprint, judge_heartbeat
 from cleanup_job.keyspace import covering_glob
 from cleanup_job.model import (
     Broken,
@@ -147,7 +148,9 @@ class _Walk:
         self.per_read = FIRST_READ
         self.scanned = 0
         self.live: list[bytes] = []
-        self.stale: list[tuple[bytes, bytes, int]] = []
+        self.stale: list[bytes] = []
+        self.stale_prints: list[bytes] = []
+        self.stale_ages_ms: list[int] = []
         self.kept: list[Sample] = []
         self.owned: list[list[bytes]] = [[] for _ in task.schema.owned]
 
@@ -189,9 +192,11 @@ class _Walk:
 
     def _take_page(self, keys: list[bytes]) -> None:
         self.scanned += len(keys)
+        keys.sort()
         for bucket, (_, pattern) in zip(self.owned, self.task.schema.owned, strict=True):
-            bucket += pattern.select(keys)
-        self.unread += self.task.schema.heartbeat.ids(keys)
+            bucket += pattern.pick(keys)
+        heartbeat = self.task.schema.heartbeat
+        self.unread += heartbeat.ids(heartbeat.within(keys))
         if len(self.unread) >= self.per_read:
             self._read_heartbeats()
 
@@ -200,15 +205,14 @@ class _Walk:
         ids, self.unread = self.unread[: self.per_read], self.unread[self.per_read :]
         if not ids:
             return
-        keys = [self.task.schema.heartbeat.key_for(coordinator_id) for coordinator_id in ids]
+        keys = self.task.schema.heartbeat.keys_for(ids)
         values: list[bytes | None] = []
 
         def take_time(reply: Reply) -> None:
             seconds, micros = self._accept("TIME", reply)
             now_ms = int(seconds) * 1000 + int(micros) // 1000
             self._pace(values)
-            for coordinator_id, value in zip(ids, values, strict=True):
-                self._judge(coordinator_id, value, now_ms)
+            self._judge_all(ids, values, now_ms)
 
         if self.task.clustered:
             # MGET takes keys of one slot only.
@@ -222,7 +226,7 @@ class _Walk:
 
     def _pace(self, values: Sequence[bytes | None]) -> None:
         """Have the next read be about as large as it may."""
-        size = sum(len(value) for value in values if value is not None)
+        size = sum(map(len, filter(None, values)))
         each = max(1, size // len(values))
         self.per_read = max(1, min(HEARTBEATS_PER_READ, BYTES_PER_READ // each))
 
@@ -236,6 +240,19 @@ class _Walk:
         value: bytes | None = self._accept("GET", reply)
         return value
 
+    def _judge_all(self, ids: Sequence[bytes], values: Sequence[bytes | None], now_ms: int) -> None:
+        ages = ages_ms(values, now_ms, self.task.rule)
+        if ages is None or b"" in ids:
+            for coordinator_id, value in zip(ids, values, strict=True):
+                self._judge(coordinator_id, value, now_ms)
+            return
+        most_ms = self.task.rule.stale_after_ms
+        is_stale = [age_ms > most_ms for age_ms in ages]
+        self.live += [name for name, stale in zip(ids, is_stale, strict=True) if not stale]
+        self.stale += compress(ids, is_stale)
+        self.stale_prints += map(fingerprint, compress(values, is_stale))  # type: ignore[arg-type]
+        self.stale_ages_ms += compress(ages, is_stale)
+
     def _judge(self, coordinator_id: bytes, value: bytes | None, now_ms: int) -> None:
         if value is None:
             self._ask_type(coordinator_id)
@@ -248,7 +265,9 @@ class _Walk:
             self.live.append(coordinator_id)
         elif judgement.kind is Kind.STALE:
             assert judgement.age_ms is not None
-            self.stale.append((coordinator_id, fingerprint(value), judgement.age_ms))
+            self.stale.append(coordinator_id)
+            self.stale_prints.append(fingerprint(value))
+            self.stale_ages_ms.append(judgement.age_ms)
         else:
             self.kept.append(
                 Sample(coordinator_id, judgement.kind, judgement.reason, judgement.age_ms)
@@ -280,9 +299,9 @@ class _Walk:
             seconds=seconds,
             attempts=attempts,
             live=pack(self.live),
-            stale=pack([coordinator_id for coordinator_id, _, _ in self.stale]),
-            stale_values=pack([value for _, value, _ in self.stale]),
-            stale_ages_ms=tuple(age_ms for _, _, age_ms in self.stale),
+            stale=pack(self.stale),
+            stale_values=pack(self.stale_prints),
+            stale_ages_ms=tuple(self.stale_ages_ms),
             kept=tuple(self.kept),
             owned=tuple(pack(keys) for keys in self.owned),
             timings=timings,

@@ -23,6 +23,7 @@ from time import perf_counter
 from typing import Any
 
 import redis
+from hiredis import pack_command
 from redis import connection as redis_connection
 
 from cleanup_job.errors import CleanupJobError, ServerRefusedError, ServerUnavailableError
@@ -83,7 +84,8 @@ class Wire:
 
     def send(self, *words: bytes | str | int, then: Handler) -> None:
         """Send one request; `then` is called with its reply."""
-        self.send_packed(str(words[0]), self._connection.pack_command(*words), then)
+        # redis-py packs with this too, but looks at each word in Python before.
+        self.send_packed(str(words[0]), [pack_command(words)], then)  # type: ignore[arg-type]
 
     def send_packed(
         self, command: str, packed: list[bytes], then: Handler, *, count: int = 1

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from cleanup_job.config import Config
 from cleanup_job.cursors import Order
 from cleanup_job.judge import (
+    EARLIEST_MS,
     LONG,
+    Verdicts,
+    ages_ms,
     decide,
     fingerprint,
     is_as_judged,
@@ -151,11 +154,23 @@ def owner_of(key: bytes, family: str, *findings: Findings) -> tuple[str, bytes] 
     """What the key is: ("stale", id), ("orphan", id) or None for kept."""
     verdicts = decide([*findings, found(**{family: [key]})], SCHEMA)
     place = [name for name, _ in SCHEMA.owned].index(family)
-    for what, groups in (("stale", verdicts.owned), ("orphan", verdicts.orphans)):
+    for what, groups in (("stale", of_owners(verdicts)), ("orphan", verdicts.orphans)):
         for name, keys in groups[place].items():
             assert keys == [key]
             return what, name
     return None
+
+
+def of_owners(verdicts: Verdicts) -> list[dict[bytes, list[bytes]]]:
+    """The owned keys by owner, for each family."""
+    names = list(verdicts.stale)
+    families = []
+    for owned in verdicts.owned:
+        family: dict[bytes, list[bytes]] = {}
+        for key, place in zip(owned.keys, owned.owners, strict=True):
+            family.setdefault(names[place], []).append(key)
+        families.append(family)
+    return families
 
 
 class TestOwnership:
@@ -201,7 +216,7 @@ class TestOwnership:
     def test_a_key_seen_twice_counts_once(self) -> None:
         key = b"blocking:signal:a"
         verdicts = decide([found(stale=[b"a"], signal=[key]), found(signal=[key])], SCHEMA)
-        assert verdicts.owned[0] == {b"a": [key]}
+        assert of_owners(verdicts)[0] == {b"a": [key]}
         assert verdicts.matched[0] == 1
 
     def test_empty_heartbeat_id_owns_nothing(self) -> None:
@@ -218,7 +233,7 @@ class TestUncovered:
         self, uncovered: set[int]
     ) -> tuple[dict[bytes, list[bytes]], dict[bytes, list[bytes]]]:
         verdicts = decide([found(stale=[b"a"], ack=[self.KEY])], SCHEMA, frozenset(uncovered))
-        return verdicts.owned[1], verdicts.orphans[1]
+        return of_owners(verdicts)[1], verdicts.orphans[1]
 
     def test_a_reading_there_keeps_the_key(self) -> None:
         assert self.owner({slot_of(b"blocking:heartbeat:a:b")}) == ({}, {})
@@ -255,3 +270,38 @@ class TestFingerprint:
     def test_the_text_of_a_fingerprint_is_not_its_value(self) -> None:
         print_ = fingerprint(b"x" * 5_000)
         assert not is_as_judged(print_, print_)
+
+
+times = st.one_of(
+    st.integers(NOW - 800_000, NOW + 1000),
+    st.integers(0, 2 * EARLIEST_MS),
+    st.sampled_from(["null", '"x"', "1.5", "true", "[]", f"{NOW}0"]),
+)
+texts = st.one_of(
+    st.builds('{{"timestamp":{},"a":1}}'.format, times),
+    st.builds('{{"lastHeartbeat": {}}}'.format, times),
+    st.builds('{{"timestamp":{},"lastHeartbeat":{}}}'.format, times, times),
+    st.sampled_from(
+        ["", "{}", "[]", "{", '{"timestamp":'],
+    ),
+).map(str.encode)
+heartbeats = st.one_of(texts, st.none(), st.just(b'{"timestamp":1,"x":"\xff"}'))
+
+
+@given(st.lists(heartbeats, max_size=4))
+def test_many_at_once_are_judged_as_one_by_one(values: list[bytes | None]) -> None:
+    ages = ages_ms(values, NOW, RULE)
+    if ages is None:
+        return
+    assert len(ages) == len(values)
+    for value, age_ms in zip(values, ages, strict=True):
+        assert value is not None
+        judged = judge_heartbeat(value, NOW, RULE)
+        assert judged.age_ms == age_ms
+        assert judged.kind is (Kind.STALE if age_ms > RULE.stale_after_ms else Kind.LIVE)
+
+
+def test_plain_heartbeats_are_judged_at_once() -> None:
+    values = [b'{"timestamp":%d}' % (NOW - 5), b'{"x":"y","lastHeartbeat":%d}' % (NOW - 700_000)]
+    assert ages_ms(values, NOW, RULE) == [5, 700_000]
+    assert ages_ms(values, NOW // 1000, Rule(600, ("timestamp", "lastHeartbeat"), 1000)) is None

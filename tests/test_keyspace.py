@@ -82,6 +82,21 @@ class TestProperties:
         assert (pattern.select([key]) == [key]) == (next(pattern.candidates(key), None) is not None)
 
     @given(st.data())
+    def test_pick_agrees_with_select(self, pattern: Pattern, data: st.DataObject) -> None:
+        keys = sorted(data.draw(st.lists(keys_near(pattern), max_size=8)))
+        assert list(pattern.pick(keys)) == pattern.select(keys)
+
+    @given(st.data())
+    def test_only_ids_agrees_with_candidates(self, pattern: Pattern, data: st.DataObject) -> None:
+        keys = pattern.select(data.draw(st.lists(keys_near(pattern), max_size=5)))
+        widths = data.draw(st.sets(st.integers(1, 3), min_size=1))
+        only = pattern.only_ids(keys, widths)
+        if only is not None:
+            for key, name in zip(keys, only, strict=True):
+                quick = {name} if len(name.split(b":")) in widths else set()
+                assert quick - {b""} == set(pattern.candidates(key, widths))
+
+    @given(st.data())
     def test_reader_agrees_with_candidates(self, pattern: Pattern, data: st.DataObject) -> None:
         keys = pattern.select(data.draw(st.lists(keys_near(pattern), max_size=5)))
         widths = data.draw(st.sets(st.integers(1, 3), min_size=1))

@@ -2,80 +2,98 @@
 --
 -- All or nothing: if one heartbeat changed, nothing is deleted and the reply says which one;
 -- the caller takes its keys out of the batch and calls again. So the usual case, nothing
--- changed, costs one MGET, one comparison per coordinator and one UNLINK per family, and no
--- table of which key belongs to whom ever travels.
+-- changed, costs one MGET, one comparison and one UNLINK per family, and no table of which key
+-- belongs to whom ever travels.
 --
--- KEYS  guards (heartbeats to re-read), then the keys to delete: family by family, the
---       heartbeats that go last, so that an error in the middle leaves them in place.
+-- The values to compare with come joined in one argument where they can, since passing many
+-- small ones costs more than the rest of the check. Then a difference is only known to be there,
+-- and the caller asks again with the values one by one.
+--
+-- KEYS  guards (heartbeats to re-read), then the owned keys to delete, family by family
 -- ARGV  1            G, the number of guards
---       2            least idle time in seconds that every key to delete must have; 0: any
---       3            F, the number of families
---       4 … 3+F      number of keys to delete of each family
---       4+F … 3+F+G  the value that each guard had when it was judged; "" if it had none; if it
---                    is longer than LONG bytes, its fingerprint "#" .. SHA-1 in hex .. ":" ..
---                    length. No value that is judged begins with "#".
+--       2            H: the first H guards are deleted too, after all owned keys, so that an
+--                    error in the middle leaves them in place
+--       3            least idle time in seconds that every owned key must have; 0: any
+--       4            F, the number of families of owned keys
+--       5 … 4+F      number of keys to delete of each family
+--       5+F …        the value that each guard had when it was judged, either joined by NUL
+--                    bytes in one argument (no JSON holds one), or one by one: "" if it had
+--                    none; if it is longer than LONG bytes, its fingerprint "#" .. SHA-1 in
+--                    hex .. ":" .. length. No value that is judged begins with "#".
 -- Returns
---   {1, n1 … nF}                     deleted: what UNLINK answered for each family
+--   {1, n1 … nF, h}                  deleted: what UNLINK answered for each family, and for the
+--                                    heartbeats
 --   {0, seconds, micros, i, v, …}    nothing deleted: guard i now holds v; v is a number if it
 --                                    holds no string: 0 it is gone, 1 it is of another type
---   {2, i, …}                        nothing deleted: key i (counted over the keys to delete)
---                                    was touched too lately, or nobody knows when
+--   {2, i, …}                        nothing deleted: key i (counted over the owned keys) was
+--                                    touched too lately, or nobody knows when
+--   {3}                              nothing deleted: some guard changed; ask one by one
 -- Guarantees
 --   No key is deleted unless, in the same atomic step, every guard was found as judged.
 
 local LONG = 256
 
 local guards = tonumber(ARGV[1])
-local min_idle_s = tonumber(ARGV[2])
-local families = tonumber(ARGV[3])
-local expected_from = 3 + families
+local own = tonumber(ARGV[2])
+local min_idle_s = tonumber(ARGV[3])
+local families = tonumber(ARGV[4])
+local expected_from = 4 + families
 
 local values = redis.call('MGET', unpack(KEYS, 1, guards))
-local changed = nil
-local absent = nil
-for i = 1, guards do
-  local value = values[i]
-  local expected = ARGV[expected_from + i]
-  if value and #value > LONG then
-    value = '#' .. redis.sha1hex(value) .. ':' .. #value
-  elseif value and string.byte(value) == 35 then
-    value = ''
-  end
-  if value ~= expected or value == '' then
-    if not value and expected == '' then
-      absent = absent or {}
-      absent[#absent + 1] = i
-    else
-      changed = changed or {}
-      changed[#changed + 1] = i
-    end
-  end
-end
 
-if absent then
-  -- MGET answers nil for a key of another type too. One EXISTS tells for all of them.
-  local keys = {}
-  for n, i in ipairs(absent) do
-    keys[n] = KEYS[i]
+if guards > 1 and #ARGV == expected_from + 1 then
+  -- A missing value is false, which can't be joined.
+  local all_there, joined = pcall(table.concat, values, '\0')
+  if not all_there or joined ~= ARGV[expected_from + 1] then
+    return {3}
   end
-  if redis.call('EXISTS', unpack(keys)) > 0 then
-    changed = changed or {}
-    for _, i in ipairs(absent) do
-      if redis.call('EXISTS', KEYS[i]) == 1 then
+else
+  local changed = nil
+  local absent = nil
+  for i = 1, guards do
+    local value = values[i]
+    local expected = ARGV[expected_from + i]
+    if value and #value > LONG then
+      value = '#' .. redis.sha1hex(value) .. ':' .. #value
+    elseif value and string.byte(value) == 35 then
+      value = ''
+    end
+    if value ~= expected or value == '' then
+      if not value and expected == '' then
+        absent = absent or {}
+        absent[#absent + 1] = i
+      else
+        changed = changed or {}
         changed[#changed + 1] = i
       end
     end
   end
-end
 
-if changed then
-  local now = redis.call('TIME')
-  local reply = {0, tonumber(now[1]), tonumber(now[2])}
-  for _, i in ipairs(changed) do
-    reply[#reply + 1] = i
-    reply[#reply + 1] = values[i] or redis.call('EXISTS', KEYS[i])
+  if absent then
+    -- MGET answers nil for a key of another type too. One EXISTS tells for all of them.
+    local keys = {}
+    for n, i in ipairs(absent) do
+      keys[n] = KEYS[i]
+    end
+    if redis.call('EXISTS', unpack(keys)) > 0 then
+      changed = changed or {}
+      for _, i in ipairs(absent) do
+        if redis.call('EXISTS', KEYS[i]) == 1 then
+          changed[#changed + 1] = i
+        end
+      end
+    end
   end
-  return reply
+
+  if changed then
+    local now = redis.call('TIME')
+    local reply = {0, tonumber(now[1]), tonumber(now[2])}
+    for _, i in ipairs(changed) do
+      reply[#reply + 1] = i
+      reply[#reply + 1] = values[i] or redis.call('EXISTS', KEYS[i])
+    end
+    return reply
+  end
 end
 
 if min_idle_s > 0 then
@@ -95,12 +113,12 @@ end
 local reply = {1}
 local from = guards + 1
 for family = 1, families do
-  local count = tonumber(ARGV[3 + family])
+  local count = tonumber(ARGV[4 + family])
+  reply[family + 1] = 0
   if count > 0 then
     reply[family + 1] = redis.call('UNLINK', unpack(KEYS, from, from + count - 1))
     from = from + count
-  else
-    reply[family + 1] = 0
   end
 end
+reply[families + 2] = own > 0 and redis.call('UNLINK', unpack(KEYS, 1, own)) or 0
 return reply
