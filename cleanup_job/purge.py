@@ -20,7 +20,7 @@ Not promised: a coordinator of a scattered batch that comes back between the two
 lost its keys. It is noticed when its heartbeat's turn comes, which then stays, and the report
 names it with what it lost. And if the connection breaks with a call in flight, the server may
 still carry it out after we looked. Then a key counted as failed is gone, by a step that was
-guarded like any other.
+guarded like any other. (What has reached the server when we look is done by then: we look twice.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
 from itertools import repeat
@@ -520,7 +520,7 @@ class _Purge:
             self._fail([keys[place] for place in unclear], error)
             self._settle_each(attempt, became)
 
-        self.router.each("EXISTS", [keys[place] for place in unclear], take)
+        self._look([keys[place] for place in unclear], take)
 
     # -- what became of it -----------------------------------------------------------------------
 
@@ -568,7 +568,19 @@ class _Purge:
             self._fail(keys, error)
             self._settle_each(attempt, [_FAILED if reply == 1 else _UNKNOWN for reply in there])
 
-        self.router.each("EXISTS", keys, take)
+        self._look(keys, take)
+
+    def _look(self, keys: Sequence[bytes], then: Callable[[list[Reply]], None]) -> None:
+        """See which keys are there; asked twice, and the second answer counts.
+
+        What we sent before the connection broke may have reached the server unread. It reads
+        all that has arrived before it comes to a second request from us.
+        """
+
+        def again(_: list[Reply]) -> None:
+            self.router.each("EXISTS", keys, then)
+
+        self.router.each("EXISTS", keys, again)
 
     def _give_up_if_lost(self, looks: Iterable[Reply]) -> None:
         if any(isinstance(reply, CleanupJobError) for reply in looks):
