@@ -43,6 +43,9 @@ POLL_S = 0.1
 
 PARENT_CHECK_S = 0.2
 
+LAST_RESULTS_S = 5.0
+"""How long to wait for results that were sent before a worker was lost. They are in a pipe."""
+
 AHEAD = 2
 """Tasks that are handed out per worker: the one at hand, and the next, so that it need not wait.
 More would be lost with a worker."""
@@ -137,11 +140,15 @@ class _Serial:
 
 
 class _Shared:
-    """The few bytes that the job and its workers share."""
+    """The few bytes that the job and its workers share.
 
-    def __init__(self, context: multiprocessing.context.BaseContext) -> None:
+    None of them has a lock: a worker that is killed while it holds one would hold up all others
+    for ever. Each worker counts what it has done in a place of its own.
+    """
+
+    def __init__(self, context: multiprocessing.context.BaseContext, workers: int) -> None:
         self.stop: Any = context.Value(ctypes.c_byte, 0, lock=False)
-        self.done: Any = context.Value(ctypes.c_longlong, 0)
+        self.done: Any = context.Array(ctypes.c_longlong, workers, lock=False)
 
 
 class _Queue:
@@ -191,7 +198,7 @@ class _Processes:
     def _start(self, method: str) -> None:
         self._broken = False
         context = multiprocessing.get_context(method)
-        self._shared = _Shared(context)
+        self._shared = _Shared(context, self.workers)
         self._executor = ProcessPoolExecutor(
             self.workers,
             mp_context=context,
@@ -214,8 +221,7 @@ class _Processes:
 
     def _map(self, stage: Stage, queue: _Queue, watch: Watch) -> Iterator[tuple[Any, Any | None]]:
         """Run tasks until there are none, or until a worker is lost."""
-        self._shared.done.value = 0
-        reported = 0
+        reported = sum(self._shared.done)
         pending: dict[Future[Any], Any] = {}
         lost: list[Any] = []
         while pending or (queue and not lost):
@@ -226,8 +232,14 @@ class _Processes:
                     queue.finish(task)
                     lost.append(task)
             finished, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            if not finished and self._has_dead_worker():
+                self.kill()
+                _, unheard = wait(pending, timeout=LAST_RESULTS_S)
+                for future in unheard:
+                    queue.finish(pending[future])
+                    lost.append(pending.pop(future))
             self._shared.stop.value = int(watch.stopping())
-            done = self._shared.done.value
+            done = sum(self._shared.done)
             watch.advanced(done - reported)
             reported = done
             for future in finished:
@@ -242,6 +254,15 @@ class _Processes:
             self.kill()
             self._broken = True
         yield from ((task, None) for task in lost)
+
+    def _has_dead_worker(self) -> bool:
+        """Workers never end by themselves while they have tasks.
+
+        The executor looks for that too, but not while it reads a result: one that was cut off
+        in the middle would be waited for for ever.
+        """
+        processes = self._executor._processes or {}  # noqa: SLF001
+        return any(not process.is_alive() for process in processes.values())
 
     def close(self) -> None:
         """End the workers; what they have begun they finish, up to the batch at hand."""
@@ -258,16 +279,23 @@ class _Processes:
             process.kill()
         for process in processes:
             process.join()
+        # Nobody writes results any more. Ours is the last end to write them, and while it is
+        # open the executor goes on reading.
+        results = getattr(self._executor, "_result_queue", None)
+        if results is not None:
+            results._writer.close()  # noqa: SLF001
 
 
 class _WorkerPulse:
     def __init__(self, shared: _Shared, parent_pid: int) -> None:
         self._shared = shared
         self._parent_pid = parent_pid
+        # Processes of a context are numbered on, so those of one pool differ in this.
+        number = int(multiprocessing.current_process().name.rpartition("-")[2])
+        self._place = number % len(shared.done)
 
     def advance(self, keys: int) -> None:
-        with self._shared.done.get_lock():
-            self._shared.done.value += keys
+        self._shared.done[self._place] += keys
 
     def stopping(self) -> bool:
         return bool(self._shared.stop.value) or os.getppid() != self._parent_pid
