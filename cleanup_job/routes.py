@@ -2,14 +2,17 @@
 
 A `Router` sends commands to the owners of their keys and follows what the cluster answers: MOVED
 and ASK (nothing was executed: send it there), TRYAGAIN and CLUSTERDOWN (nothing was executed:
-send it again shortly). A reply that never came is not sent again; its handler gets the
-`WireLostError` and decides. On a standalone server every slot leads to the one server.
+send it again shortly). When a server is gone, what was to be sent to it waits until another one
+has its slots. A reply that never came is not sent again unless the command only reads; its
+handler gets the `WireLostError` and decides. On a standalone server every slot leads to the one
+server, and nothing waits.
 
 Invariants:
-- A command is sent again only if the server said that it did not execute it.
+- A command is sent again only if the server said that it did not execute it, or if it only reads.
 - Every command's `then` is called exactly once, with a reply or with an error; it never raises
   for what a server does.
-- Waiting is bounded: `MOST_HOPS` redirects for a command, `PATIENCE_S` for a server that is gone.
+- Waiting is bounded, `PATIENCE_S` for each command, and all that wait do so together: nothing
+  sleeps while there are replies to receive.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -25,11 +29,11 @@ from cleanup_job import wire as wires
 from cleanup_job.errors import CleanupJobError, ServerUnavailableError
 from cleanup_job.keyspace import SLOTS, slot_of
 from cleanup_job.model import Access, Endpoint, Routes, Timings, merge_timings
-from cleanup_job.wire import Handler, Reply, Wire
+from cleanup_job.wire import Handler, Reply, Wire, WireLostError
 
-MOST_HOPS = 16
-"""Redirects and new tries of one command. With `PAUSE_S` between tries a slot has 0.8 s to
-arrive, far more than a key's migration takes."""
+PROMPT_HOPS = 3
+"""Redirects of one command that are followed at once. While a slot changes hands, two servers may
+each say that the other one has it; then it waits a moment."""
 
 PAUSE_S = 0.05
 
@@ -37,7 +41,32 @@ PATIENCE_S = 20.0
 """How long to wait for a failover: the default cluster-node-timeout is 15 s, and the election
 takes a moment more."""
 
-Words = tuple[bytes | str | int, ...]
+MIGRATION_PATIENCE_S = 2.0
+"""How long to wait for a slot of which some keys are here and some there. Moving one takes some
+10 ms; one that was left like that by an administrator may stay so for ever."""
+
+Words = tuple[bytes | str, ...]
+
+_WAIT = redis.exceptions.TryAgainError | redis.exceptions.ClusterDownError  # and MASTERDOWN
+
+
+@dataclass(slots=True)
+class _Call:
+    """A command on its way.
+
+    Attributes:
+        reads: it changes nothing, so that it may be sent twice.
+        first: a command to send in front of it, wherever it goes.
+        give_up_at: until when it may wait; None if it did not have to.
+    """
+
+    slot: int
+    words: Words
+    then: Handler
+    reads: bool = False
+    first: Words = ()
+    hops: int = 0
+    give_up_at: float | None = None
 
 
 class Router:
@@ -49,13 +78,15 @@ class Router:
         self._take_spans(routes.spans)
         self._moved: dict[int, Endpoint] = {}
         self._wires: dict[Endpoint, Wire] = {}
-        self._give_up_at: float | None = None
+        self._unreachable: dict[Endpoint, ServerUnavailableError] = {}
+        self._waiting: list[_Call] = []
+        self._try_again_at = 0.0
         self._timings: list[Timings] = []
 
     @property
     def in_flight(self) -> int:
-        """Requests in flight on all connections."""
-        return sum(map(len, self._wires.values()))
+        """Commands whose handlers were not called yet."""
+        return sum(map(len, self._wires.values())) + len(self._waiting)
 
     def endpoint(self, slot: int) -> Endpoint:
         """Which server has a slot, as far as is known.
@@ -70,25 +101,27 @@ class Router:
             raise ServerUnavailableError(f"no server has slot {slot} now", "slot_uncovered")
         return self._spans[place][2]
 
-    def load(self, slot: int) -> int:
-        """Requests in flight to the owner of a slot."""
-        try:
-            wire = self._wires.get(self.endpoint(slot))
-        except ServerUnavailableError:
-            return 0
-        return len(wire) if wire is not None else 0
+    def send(
+        self, slot: int, words: Words, then: Handler, *, reads: bool = False, first: Words = ()
+    ) -> None:
+        """Send a command to the owner of its keys' slot.
 
-    def send(self, slot: int, words: Words, then: Handler, *, hops: int = 0) -> None:
-        """Send a command to the owner of its keys' slot."""
-        try:
-            wire = self._wire(slot)
-        except CleanupJobError as error:
-            then(error)
-            return
-        wire.send(*words, then=lambda reply: self._take(slot, words, then, hops, reply))
+        Args:
+            slot: of its keys.
+            words: the command.
+            then: is called with the reply.
+            reads: the command changes nothing and may be sent twice.
+            first: a command to send in front of it, to the same server.
+        """
+        self._send(_Call(slot, words, then, reads, first))
 
     def each(
-        self, command: str, keys: Sequence[bytes], then: Callable[[list[Reply]], None]
+        self,
+        command: str,
+        keys: Sequence[bytes],
+        then: Callable[[list[Reply]], None],
+        *,
+        reads: bool = False,
     ) -> None:
         """Send a command of one key for each of `keys`; `then` gets all replies in their order."""
         replies: list[Reply] = [None] * len(keys)
@@ -104,36 +137,73 @@ class Router:
             if not waiting:
                 then(replies)
 
+        words = command.encode().split(b" ")
+
+        def call(place: int) -> _Call:
+            key = keys[place]
+            return _Call(slot_of(key), (*words, key), lambda reply: settle(place, reply), reads)
+
         for slot, places in self._by_server(keys):
-            self._send_all(command, slot, keys, places, settle)
+            self._send_all(slot, words, keys, places, settle, call)
 
     def wait(self) -> None:
-        """Receive the next reply of every server that owes one."""
+        """Receive the next reply of every server that owes one; try again what had to wait."""
         for wire in [*self._wires.values()]:
             if wire:
                 wire.receive()
+        if not self._waiting:
+            self._unreachable.clear()
+            return
+        pause_s = self._try_again_at - time.monotonic()
+        if pause_s > 0 and any(self._wires.values()):
+            return
+        time.sleep(max(0.0, pause_s))
+        waiting, self._waiting = self._waiting, []
+        self._learn()
+        self._unreachable.clear()
+        for call in waiting:
+            self._send(call)
 
     def take_timings(self) -> Timings:
         """The timings of all connections since the last call."""
         taken, self._timings = self._timings, []
         return merge_timings([*taken, *(wire.take_timings() for wire in self._wires.values())])
 
+    # -- sending ---------------------------------------------------------------------------------
+
+    def _send(self, call: _Call) -> None:
+        try:
+            wire = self._open(self.endpoint(call.slot))
+        except ServerUnavailableError as error:
+            self._postpone(call, error)
+        except CleanupJobError as error:
+            call.then(error)
+        else:
+            self._put(call, wire)
+
+    def _put(self, call: _Call, wire: Wire, *, asking: bool = False) -> None:
+        if call.first:
+            wire.send(*call.first, then=_ignore)
+        if asking:
+            wire.send("ASKING", then=_ignore)
+        wire.send(*call.words, then=lambda reply: self._take(call, wire.endpoint, reply))
+
     def _send_all(
         self,
-        command: str,
         slot: int,
+        words: Sequence[bytes],
         keys: Sequence[bytes],
         places: Sequence[int],
         settle: Callable[[int, Reply], None],
+        call: Callable[[int], _Call],
     ) -> None:
         """One server's share of `each`, packed in one piece."""
         try:
-            wire = self._wire(slot)
-        except CleanupJobError as error:
+            wire = self._open(self.endpoint(slot))
+        except CleanupJobError:
             for place in places:
-                settle(place, error)
+                self._send(call(place))
             return
-        words = command.encode().split(b" ")
         head = b"*%d\r\n" % (len(words) + 1)
         head += b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
         packed = b"".join([b"%b$%d\r\n%b\r\n" % (head, len(keys[i]), keys[i]) for i in places])
@@ -141,13 +211,12 @@ class Router:
 
         def take(reply: Reply) -> None:
             place = next(upcoming)
-            if isinstance(reply, redis.ResponseError):
-                key = keys[place]
-                again: Words = (*words, key)
-                self._take(slot_of(key), again, lambda reply: settle(place, reply), 0, reply)
+            if isinstance(reply, Exception):
+                self._take(call(place), wire.endpoint, reply)
             else:
                 settle(place, reply)
 
+        command = b" ".join(words).decode()
         wire.send_packed(command, [packed], take, count=len(places))
 
     def _by_server(self, keys: Sequence[bytes]) -> list[tuple[int, list[int]]]:
@@ -164,73 +233,76 @@ class Router:
             groups.setdefault(endpoint, (slot, []))[1].append(place)
         return list(groups.values())
 
-    def _take(self, slot: int, words: Words, then: Handler, hops: int, reply: Reply) -> None:
-        """Follow what the cluster says, or hand the reply on."""
-        if not isinstance(reply, redis.ResponseError) or hops >= MOST_HOPS:
-            then(reply)
-        elif isinstance(reply, redis.exceptions.MovedError):
-            self._moved[slot] = self._announced(slot, reply)
-            self.send(slot, words, then, hops=hops + 1)
-        elif isinstance(reply, redis.exceptions.AskError):
-            self._ask(slot, words, then, hops + 1, self._announced(slot, reply))
-        elif isinstance(reply, redis.exceptions.TryAgainError | redis.exceptions.ClusterDownError):
-            time.sleep(PAUSE_S)
-            self.send(slot, words, then, hops=hops + 1)
-        else:
-            then(reply)
-
-    def _ask(self, slot: int, words: Words, then: Handler, hops: int, endpoint: Endpoint) -> None:
-        """Send it once to the server that is taking the slot over."""
-        try:
-            wire = self._open(endpoint)
-        except CleanupJobError as error:
-            then(error)
-            return
-        wire.send("ASKING", then=lambda _: None)
-        wire.send(*words, then=lambda reply: self._take(slot, words, then, hops, reply))
-
-    def _announced(self, slot: int, reply: Any) -> Endpoint:
-        # An empty host means the host that answered.
-        host = reply.host or self.endpoint(slot).host
-        return self._access.announced(host, int(reply.port))
-
-    def _wire(self, slot: int) -> Wire:
-        """The connection to a slot's owner; in a cluster, waits for a failover.
-
-        Raises:
-            CleanupJobError: if it can't be reached.
-        """
-        while True:
-            try:
-                wire = self._open(self.endpoint(slot))
-            except ServerUnavailableError:
-                if not self._may_wait():
-                    raise
-                time.sleep(PAUSE_S)
-                self._learn()
-            else:
-                return wire
-
     def _open(self, endpoint: Endpoint) -> Wire:
         before = self._wires.get(endpoint)
         if before is not None and not before.is_lost:
             return before
         if before is not None:
             self._timings.append(before.take_timings())
-        wire = self._wires[endpoint] = wires.borrow(endpoint)
+            del self._wires[endpoint]
+        if endpoint in self._unreachable:
+            # Each try may take seconds, and many commands may be on their way there.
+            raise self._unreachable[endpoint]
+        try:
+            wire = self._wires[endpoint] = wires.borrow(endpoint)
+        except ServerUnavailableError as error:
+            self._unreachable[endpoint] = error
+            raise
         return wire
 
-    def _may_wait(self) -> bool:
-        """One patience for all servers that are gone: they fail over at the same time."""
-        if not self._clustered:
-            return False
-        if self._give_up_at is None:
-            self._give_up_at = time.monotonic() + PATIENCE_S
-        return time.monotonic() < self._give_up_at
+    # -- following what the cluster says ---------------------------------------------------------
+
+    def _take(self, call: _Call, endpoint: Endpoint, reply: Reply) -> None:
+        """Follow what the cluster says, or hand the reply on."""
+        if isinstance(reply, redis.exceptions.AskError):  # and MOVED
+            self._redirect(call, endpoint, reply)
+        elif isinstance(reply, _WAIT) or (call.reads and isinstance(reply, WireLostError)):
+            self._postpone(call, reply)
+        else:
+            call.then(reply)
+
+    def _redirect(self, call: _Call, endpoint: Endpoint, reply: Any) -> None:
+        # An empty host means the host that answered.
+        there = self._access.announced(reply.host or endpoint.host, int(reply.port))
+        moved = isinstance(reply, redis.exceptions.MovedError)
+        if moved:
+            self._moved[call.slot] = there
+        call.hops += 1
+        if call.hops > PROMPT_HOPS:
+            self._postpone(call, reply)
+        elif moved:
+            self._send(call)
+        else:
+            self._ask(call, there)
+
+    def _ask(self, call: _Call, endpoint: Endpoint) -> None:
+        """Send it once to the server that is taking the slot over."""
+        try:
+            wire = self._open(endpoint)
+        except CleanupJobError as error:
+            self._postpone(call, error)
+        else:
+            self._put(call, wire, asking=True)
+
+    def _postpone(self, call: _Call, reply: Reply) -> None:
+        """Have it wait for the cluster to settle; if it waited long enough, that was the reply."""
+        now = time.monotonic()
+        if call.give_up_at is None:
+            moving = isinstance(reply, redis.exceptions.TryAgainError)
+            call.give_up_at = now + (MIGRATION_PATIENCE_S if moving else PATIENCE_S)
+        if not self._clustered or now >= call.give_up_at:
+            call.then(reply)
+            return
+        call.hops = 0
+        if not self._waiting:
+            self._try_again_at = now + PAUSE_S
+        self._waiting.append(call)
 
     def _learn(self) -> None:
         """Ask the servers, one after another, who has which slot by now."""
-        for endpoint in dict.fromkeys(span[2] for span in self._spans):
+        known = dict.fromkeys(endpoint for _, _, endpoint in self._spans)
+        known[self._access.endpoint] = None
+        for endpoint in sorted(known, key=self._unreachable.__contains__):
             try:
                 spans = read_spans(wires.borrow(endpoint), self._access)
             except CleanupJobError:
@@ -242,6 +314,10 @@ class Router:
     def _take_spans(self, spans: Sequence[tuple[int, int, Endpoint]]) -> None:
         self._spans = sorted(spans, key=lambda span: span[:2])
         self._firsts = [first for first, _, _ in self._spans]
+
+
+def _ignore(_: Reply) -> None:
+    """For replies that nothing depends on."""
 
 
 def read_spans(wire: Wire, access: Access) -> list[tuple[int, int, Endpoint]]:

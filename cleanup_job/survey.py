@@ -20,12 +20,14 @@ from itertools import compress
 from time import perf_counter
 
 import redis
+from msgspec import structs
 
+from cleanup_job import acl
 from cleanup_job import wire as wires
 from cleanup_job.cursors import Lane, Order, cursor_at, place_of
 from cleanup_job.errors import CleanupJobError, CursorOrderError, ServerUnavailableError
 from cleanup_job.judge import ages_ms, fingerprint, judge_heartbeat
-from cleanup_job.keyspace import covering_glob
+from cleanup_job.keyspace import covering_glob, slot_of
 from cleanup_job.model import (
     Broken,
     Findings,
@@ -33,6 +35,7 @@ from cleanup_job.model import (
     Kind,
     Pulse,
     Sample,
+    Schema,
     SurveyTask,
     Timings,
     merge_timings,
@@ -88,7 +91,10 @@ def survey(task: SurveyTask, pulse: Pulse) -> Findings | Broken:
             if not isinstance(error, ServerUnavailableError):
                 raise
             reason = str(error)
-        time.sleep(PAUSE_BETWEEN_ATTEMPTS_S * attempt)
+            if task.clustered and error.code == "unreachable":
+                break  # somebody else may have its slots by now, which is for the job to find out
+        if attempt < MAX_ATTEMPTS:
+            time.sleep(PAUSE_BETWEEN_ATTEMPTS_S * attempt)
     return Broken(task.partition, reason)
 
 
@@ -116,20 +122,45 @@ def survey_idle(task: IdleTask, pulse: Pulse) -> frozenset[bytes]:
         if pulse.stopping():
             young.update(keys[start:])
             break
-        router.each("OBJECT IDLETIME", some, idle_s.extend)
-        router.each("OBJECT REFCOUNT", some, references.extend)
+        router.each("OBJECT IDLETIME", some, idle_s.extend, reads=True)
+        router.each("OBJECT REFCOUNT", some, references.extend, reads=True)
         while router.in_flight:
             router.wait()
         for key, idle, count in zip(some, idle_s, references, strict=True):
-            if _is_young(idle, count, task):
+            if _is_young(key, idle, count, task):
                 young.add(key)
     return frozenset(young)
 
 
-def _is_young(idle_s: Reply, references: Reply, task: IdleTask) -> bool:
-    where = task.routes.access.endpoint
-    idle_s = wires.accept("OBJECT", idle_s, where)
-    references = wires.accept("OBJECT", references, where)
+def without_slots(found: Findings, schema: Schema, slots: frozenset[int]) -> Findings:
+    """The findings without what may go and lies in slots that no server has any more.
+
+    Nothing there can be read again, so nothing there can be deleted by it. Who was found alive
+    stays: that spares.
+    """
+    stale = [
+        row
+        for row in zip(
+            unpack(found.stale), unpack(found.stale_values), found.stale_ages_ms, strict=True
+        )
+        if slot_of(schema.heartbeat.key_for(row[0])) not in slots
+    ]
+    return structs.replace(
+        found,
+        stale=pack([name for name, _, _ in stale]),
+        stale_values=pack([value for _, value, _ in stale]),
+        stale_ages_ms=tuple(age_ms for _, _, age_ms in stale),
+        owned=tuple(
+            pack([key for key in unpack(keys) if slot_of(key) not in slots]) for keys in found.owned
+        ),
+    )
+
+
+def _is_young(key: bytes, idle_s: Reply, references: Reply, task: IdleTask) -> bool:
+    for command, reply in (("OBJECT IDLETIME", idle_s), ("OBJECT REFCOUNT", references)):
+        if isinstance(reply, Exception):
+            rule = acl.key_rule_for(key, task.schema)
+            wires.accept(command, reply, task.routes.access.endpoint, rule)
     if references is not None and references > 1:
         return True
     return idle_s is not None and idle_s < task.min_idle_s
@@ -144,6 +175,7 @@ class _Walk:
         self.wire = wire
         self.pulse = pulse
         self.glob = covering_glob(task.schema.patterns)
+        self.key_rule = acl.key_rule(task.schema.heartbeat)
         self.unread: list[bytes] = []
         self.per_read = FIRST_READ
         self.scanned = 0
@@ -180,8 +212,8 @@ class _Walk:
             self.pulse.advance(self._passed(lane, place, lane[1] if at_end else next_place))
             self._take_page(keys)
 
-        cursor = cursor_at(order, place)
-        self.wire.send("SCAN", cursor, "MATCH", self.glob, "COUNT", PAGE, then=take)
+        cursor = str(cursor_at(order, place))
+        self.wire.send("SCAN", cursor, "MATCH", self.glob, "COUNT", str(PAGE), then=take)
 
     def _passed(self, lane: Lane, place: int, next_place: int) -> int:
         """About how many keys lie between two places: MATCH hides what was walked over."""
@@ -203,26 +235,54 @@ class _Walk:
     def _read_heartbeats(self) -> None:
         """Ask for the values of heartbeats found, and for the time right behind them."""
         ids, self.unread = self.unread[: self.per_read], self.unread[self.per_read :]
+        if self.task.clustered:
+            self._read_one_by_one(ids)
+        elif ids:
+            values: list[bytes | None] = []
+            keys = self.task.schema.heartbeat.keys_for(ids)
+            self.wire.send(
+                "MGET", *keys, then=lambda reply: values.extend(self._accept("MGET", reply))
+            )
+            self._judge_by_time(ids, values)
+
+    def _read_one_by_one(self, ids: Sequence[bytes], *, asking: bool = False) -> None:
+        """As a cluster wants it, where MGET takes keys of one slot only.
+
+        A key of a slot that this server is still taking over is read only after ASKING.
+        """
         if not ids:
             return
         keys = self.task.schema.heartbeat.keys_for(ids)
         values: list[bytes | None] = []
+        elsewhere: list[bytes] = []
+        for coordinator_id, key in zip(ids, keys, strict=True):
+            if asking:
+                self.wire.send("ASKING", then=lambda reply: self._accept("ASKING", reply))
 
-        def take_time(reply: Reply) -> None:
+            def take(reply: Reply, coordinator_id: bytes = coordinator_id) -> None:
+                if isinstance(reply, redis.exceptions.MovedError) and not asking:
+                    elsewhere.append(coordinator_id)
+                values.append(self._value(reply))
+
+            self.wire.send("GET", key, then=take)
+        self._judge_by_time(ids, values, elsewhere)
+
+    def _judge_by_time(
+        self,
+        ids: Sequence[bytes],
+        values: Sequence[bytes | None],
+        elsewhere: Sequence[bytes] = (),
+    ) -> None:
+        """Judge what was read, by a clock that is read after it."""
+
+        def take(reply: Reply) -> None:
             seconds, micros = self._accept("TIME", reply)
             now_ms = int(seconds) * 1000 + int(micros) // 1000
             self._pace(values)
             self._judge_all(ids, values, now_ms)
+            self._read_one_by_one(elsewhere, asking=True)
 
-        if self.task.clustered:
-            # MGET takes keys of one slot only.
-            for key in keys:
-                self.wire.send("GET", key, then=lambda reply: values.append(self._value(reply)))
-        else:
-            self.wire.send(
-                "MGET", *keys, then=lambda reply: values.extend(self._accept("MGET", reply))
-            )
-        self.wire.send("TIME", then=take_time)
+        self.wire.send("TIME", then=take)
 
     def _pace(self, values: Sequence[bytes | None]) -> None:
         """Have the next read be about as large as it may."""
@@ -233,7 +293,7 @@ class _Walk:
     def _value(self, reply: Reply) -> bytes | None:
         """A heartbeat's value, as MGET would give it.
 
-        One that moved to another server is not ours to read: that server is walked later.
+        One that is on another server by now is not ours to read: that server is walked later.
         """
         if isinstance(reply, redis.exceptions.AskError) or _is_wrong_type(reply):
             return None
@@ -289,7 +349,8 @@ class _Walk:
         self.wire.send("TYPE", key, then=take)
 
     def _accept(self, command: str, reply: Reply) -> Reply:
-        return wires.accept(command, reply, self.wire.endpoint)
+        # All keys that are read in a walk are heartbeats.
+        return wires.accept(command, reply, self.wire.endpoint, self.key_rule)
 
     def findings(self, seconds: float, attempts: int, timings: Timings) -> Findings:
         """All that was found, packed."""

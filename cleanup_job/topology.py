@@ -62,6 +62,9 @@ PROBE_PAGES = 8
 PATIENCE_S = 20.0
 """How long to wait for a cluster that fails over: the default cluster-node-timeout is 15 s."""
 
+REPLICA_PATIENCE_S = 5.0
+"""How long to wait for replicas: on a network that works they are milliseconds behind."""
+
 PAUSE_S = 0.2
 
 _PARTITIONABLE = {"redis": range(4, 9), "valkey": range(7, 10)}
@@ -100,45 +103,101 @@ def discover(access: Access, known: Sequence[Server] = ()) -> Target:
             wire = wires.borrow(candidate)
             info = read_info(wire)
         except ServerUnavailableError as error:
-            problem = problem or error
+            problem = problem or _if_announced(error, access)
             continue
         if info.get("cluster_enabled") == "1":
+            if candidate.db:
+                raise wires.only_database_0(candidate)
             return _discover_cluster(access, wire)
+        if access.sentinels and info.get("role") == "slave":
+            problem = problem or ServerUnavailableError(
+                f"the Sentinels call {candidate.address} the primary of {access.service!r}, but "
+                "it is a replica: a failover is under way, try again later",
+                "failing_over",
+            )
+            continue
         routes = standalone(structs.replace(access, endpoint=candidate))
         return Target("standalone", routes, (_server(wire, info),))
     assert problem is not None, "at least one candidate was asked"
     raise problem
 
 
+def _if_announced(error: ServerUnavailableError, access: Access) -> ServerUnavailableError:
+    """The same with a remedy, where Sentinels gave the address that can't be reached."""
+    if not access.sentinels or error.code != "unreachable":
+        return error
+    return ServerUnavailableError(
+        f"{error}; the Sentinels announce this address for {access.service!r}: if it can't be "
+        "reached from here, set redis.address_map",
+        error.code,
+    )
+
+
 def locate(access: Access) -> Endpoint:
     """The address to begin at: the given one, or what the Sentinels say.
 
+    Each Sentinel is asked until one knows, as one that was just set up may not.
+
     Raises:
-        ServerUnavailableError: if no Sentinel can be reached.
-        ServerRefusedError: if those that can do not know the service.
+        ServerUnavailableError: if no Sentinel can be reached, or none has a primary now.
+        ServerRefusedError: if those that can do not know the service, or will not tell.
     """
     if not access.sentinels:
         return access.endpoint
+    refusals: list[ServerRefusedError] = []
     problems: list[str] = []
     for sentinel in access.sentinels:
         try:
-            found = wires.borrow(sentinel).ask(
-                "SENTINEL", "GET-MASTER-ADDR-BY-NAME", access.service
-            )
+            return _ask_sentinel(access, sentinel)
+        except ServerRefusedError as error:
+            refusals.append(error)
         except ServerUnavailableError as error:
             problems.append(str(error))
-            continue
-        if found is None:
-            raise ServerRefusedError(
-                f"the Sentinel {sentinel.address} knows no service {access.service!r}; "
-                "see SENTINEL MASTERS for those it knows",
-                "unknown_service",
-            )
-        host, port = found
-        return access.announced(bytes(host).decode(), int(port))
+    if refusals:
+        raise refusals[0]
     raise ServerUnavailableError(
         f"no Sentinel can be reached ({'; '.join(problems)})", "unreachable"
     )
+
+
+def _ask_sentinel(access: Access, sentinel: Endpoint) -> Endpoint:
+    try:
+        wire = wires.borrow(sentinel)
+        found = wire.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", access.service)
+    except ServerRefusedError as error:
+        if error.code == "wrong_password":
+            raise ServerRefusedError(
+                f"the Sentinel {sentinel.address} did not accept the login; set "
+                "CLEANUP_JOB_SENTINEL_PASSWORD, or redis.sentinel_password_file",
+                error.code,
+            ) from error
+        if "unknown command" not in str(error).lower():
+            raise
+        scheme = "redis" if sentinel.tls is None else "rediss"
+        raise ServerRefusedError(
+            f"{sentinel.address} is no Sentinel; for a server or a cluster write "
+            f"{scheme}://{sentinel.address}",
+            "no_sentinel",
+        ) from error
+    if found is None:
+        known = ", ".join(_services(wire)) or "none"
+        raise ServerRefusedError(
+            f"the Sentinel {sentinel.address} knows no service {access.service!r}; "
+            f"it knows: {known}",
+            "unknown_service",
+        )
+    host, port = found
+    return access.announced(bytes(host).decode(), int(port))
+
+
+def _services(wire: Wire) -> list[str]:
+    """The names that a Sentinel knows, as far as it tells."""
+    try:
+        replies = wire.ask("SENTINEL", "MASTERS")
+    except CleanupJobError:
+        return []
+    pairs = [dict(zip(reply[::2], reply[1::2], strict=False)) for reply in replies]
+    return sorted(bytes(pair.get(b"name", b"?")).decode("utf-8", "replace") for pair in pairs)
 
 
 def read_info(wire: Wire) -> dict[str, str]:
@@ -157,9 +216,10 @@ def read_info(wire: Wire) -> dict[str, str]:
             f"{wire.endpoint.address} answers, but is no Redis or Valkey server", "not_redis"
         )
     if info.get("redis_mode") == "sentinel" or info.get("server_mode") == "sentinel":
+        scheme = "redis" if wire.endpoint.tls is None else "rediss"
         raise ServerRefusedError(
-            f"{wire.endpoint.address} is a Sentinel; write redis+sentinel://"
-            f"{wire.endpoint.address}/SERVICE",
+            f"{wire.endpoint.address} is a Sentinel; write {scheme}+sentinel://"
+            f"{wire.endpoint.address}/SERVICE; it knows: {', '.join(_services(wire)) or 'none'}",
             "sentinel",
         )
     if info.get("loading") == "1":
@@ -251,6 +311,11 @@ class _Node(NamedTuple):
         """True for a primary that its cluster believes to be there."""
         return "master" in self.flags and not self.flags & {"fail", "noaddr", "handshake"}
 
+    @property
+    def is_missed(self) -> bool:
+        """True for a primary that its cluster believes to be gone."""
+        return {"master", "fail"} <= self.flags
+
 
 def _discover_cluster(access: Access, wire: Wire) -> Target:
     endpoints = _announced_endpoints(access, wire)
@@ -258,6 +323,8 @@ def _discover_cluster(access: Access, wire: Wire) -> Target:
     unreachable: list[str] = []
     for node in _read_nodes(wire):
         if not node.is_primary:
+            if node.slots and node.is_missed:
+                unreachable.append(f"the cluster has lost {node.host}:{node.port}")
             continue
         endpoint = endpoints.get(node.id) or access.announced(
             node.host or wire.endpoint.host, node.port
@@ -357,6 +424,11 @@ def _without_rivals(servers: Iterable[Server]) -> list[Server]:
     return sorted(settled, key=lambda server: server.slots)
 
 
+def slot_texts(slots: Iterable[int]) -> list[str]:
+    """These slots for people, as ranges."""
+    return [f"slots {first} to {last}" for first, last in _ranges(slots)]
+
+
 def _ranges(slots: Iterable[int]) -> tuple[SlotRange, ...]:
     ranges: list[SlotRange] = []
     for slot in sorted(slots):
@@ -370,13 +442,13 @@ def _ranges(slots: Iterable[int]) -> tuple[SlotRange, ...]:
 # -- what moved ------------------------------------------------------------------------------
 
 
-def rediscover(access: Access, before: Target) -> Target:
-    """How things are now; waits for a cluster that is failing over, at most `PATIENCE_S`.
+def rediscover(access: Access, before: Target, patience_s: float | None = None) -> Target:
+    """How things are now; waits for a cluster that is failing over, at most `patience_s`.
 
     Raises:
         CleanupJobError: as `discover` does.
     """
-    give_up_at = time.monotonic() + PATIENCE_S
+    give_up_at = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
     while True:
         try:
             target = discover(access, before.servers)
@@ -387,6 +459,52 @@ def rediscover(access: Access, before: Target) -> Target:
             if target.uncovered <= before.uncovered or time.monotonic() > give_up_at:
                 return target
         time.sleep(PAUSE_S)
+
+
+def replaced(before: Target, after: Target) -> tuple[Server, ...]:
+    """The servers that have slots now and were not there before, or not as the same process."""
+    known = {(server.node_id, server.run_id) for server in before.servers}
+    return tuple(
+        server
+        for server in after.servers
+        if server.slots and (server.node_id, server.run_id) not in known
+    )
+
+
+def behind(target: Target) -> tuple[Server, ...]:
+    """The servers of which a replica does not have all that they have done until now.
+
+    Waits for the replicas, at most `REPLICA_PATIENCE_S`. They tell how far they are once a second.
+
+    Raises:
+        CleanupJobError: if a server can't be asked.
+    """
+    give_up_at = time.monotonic() + REPLICA_PATIENCE_S
+    waiting = {server: _offsets(server)[0] for server in target.servers}
+    while True:
+        waiting = {
+            server: wanted
+            for server, wanted in waiting.items()
+            if any(offset < wanted for offset in _offsets(server)[1])
+        }
+        if not waiting or time.monotonic() > give_up_at:
+            return tuple(waiting)
+        time.sleep(PAUSE_S)
+
+
+def _offsets(server: Server) -> tuple[int, list[int]]:
+    """How far a primary's replication is, and how far each of its replicas said to be.
+
+    One that still waits for its first copy has nothing that a failover could bring back.
+    """
+    info = read_info(wires.borrow(server.endpoint))
+    replicas = [
+        dict(pair.partition("=")[::2] for pair in value.split(","))
+        for name, value in info.items()
+        if name.startswith("slave") and name[5:].isdigit()
+    ]
+    online = [int(replica["offset"]) for replica in replicas if replica.get("state") == "online"]
+    return int(info.get("master_repl_offset", 0)), online
 
 
 def to_walk_again(
@@ -424,18 +542,23 @@ def _may_have_gained(
 def confirmed(server: Server) -> Server:
     """The server with its order confirmed by a probe, and with its keys per slot.
 
-    A server without the order that it should have gets the sequential walk.
+    A server without the order that it should have gets the sequential walk. So does one that is
+    out of reach: what to do about that is decided when its walk breaks.
 
     Raises:
-        CleanupJobError: if it can't be asked.
+        ServerRefusedError: if a right is missing.
     """
     if server.order is Order.SEQUENCE or server.keys < KEYS_WORTH_A_PARTITION:
         return server
-    wire = wires.borrow(server.endpoint)
-    if not _has_order(wire, server):
+    try:
+        wire = wires.borrow(server.endpoint)
+        if not _has_order(wire, server):
+            return structs.replace(server, order=Order.SEQUENCE)
+        if server.order is Order.SLOTS:
+            return structs.replace(server, slot_keys=_count_slots(wire, server))
+    except ServerUnavailableError:
+        wires.discard(server.endpoint)
         return structs.replace(server, order=Order.SEQUENCE)
-    if server.order is Order.SLOTS:
-        return structs.replace(server, slot_keys=_count_slots(wire, server))
     return server
 
 
@@ -443,7 +566,7 @@ def _has_order(wire: Wire, server: Server) -> bool:
     own = server.slot_set() | {slot for slot, _ in server.importing}
     cursor = place = 0
     for _ in range(PROBE_PAGES):
-        cursor = int(wire.ask("SCAN", cursor, "COUNT", 1)[0])
+        cursor = int(wire.ask("SCAN", str(cursor), "COUNT", "1")[0])
         if cursor == 0:
             return True
         if server.order is Order.SLOTS and cursor % SLOTS not in own:
@@ -459,7 +582,7 @@ def _count_slots(wire: Wire, server: Server) -> tuple[int, ...]:
     slots = sorted(server.slot_set())
     replies: list[object] = []
     for slot in slots:
-        wire.send("CLUSTER", "COUNTKEYSINSLOT", slot, then=replies.append)
+        wire.send("CLUSTER", "COUNTKEYSINSLOT", str(slot), then=replies.append)
     wire.drain()
     for slot, reply in zip(slots, replies, strict=True):
         counts[slot] = int(wires.accept("CLUSTER COUNTKEYSINSLOT", reply, wire.endpoint))

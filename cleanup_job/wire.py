@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 from collections import deque
 from collections.abc import Callable
 from itertools import repeat
@@ -26,6 +25,7 @@ import redis
 from hiredis import pack_command
 from redis import connection as redis_connection
 
+from cleanup_job import acl, tls
 from cleanup_job.errors import CleanupJobError, ServerRefusedError, ServerUnavailableError
 from cleanup_job.model import Endpoint, Timings, Tls
 
@@ -82,10 +82,15 @@ class Wire:
                 self.is_lost = True
         return self.is_lost
 
-    def send(self, *words: bytes | str | int, then: Handler) -> None:
-        """Send one request; `then` is called with its reply."""
+    def send(self, *words: bytes | str, then: Handler) -> None:
+        """Send one request; `then` is called with its reply.
+
+        Numbers come as text: hiredis asks Python for theirs without looking whether it got it,
+        and the process would crash where a signal's handler raises at that moment.
+        """
         # redis-py packs with this too, but looks at each word in Python before.
-        self.send_packed(str(words[0]), [pack_command(words)], then)  # type: ignore[arg-type]
+        packed = pack_command(words)  # type: ignore[arg-type]
+        self.send_packed(str(words[0]), [packed], then)
 
     def send_packed(
         self, command: str, packed: list[bytes], then: Handler, *, count: int = 1
@@ -126,8 +131,12 @@ class Wire:
         while self._in_flight:
             self.receive()
 
-    def ask(self, *words: bytes | str | int) -> Reply:
+    def ask(self, *words: bytes | str, keys: str = "") -> Reply:
         """Send one request, wait for it and whatever was before it.
+
+        Args:
+            words: the request.
+            keys: the rule that gives access to its keys, for an error to name.
 
         Raises:
             WireLostError: if the connection broke.
@@ -136,7 +145,10 @@ class Wire:
         replies: list[Reply] = []
         self.send(*words, then=replies.append)
         self.drain()
-        return accept(str(words[0]), replies[-1], self.endpoint)
+        command = str(words[0])
+        if command in _CONTAINERS:
+            command = f"{command} {words[1]!s}"
+        return accept(command, replies[-1], self.endpoint, keys)
 
     def take_timings(self) -> Timings:
         """The timings since the last call."""
@@ -158,14 +170,22 @@ class Wire:
             f"lost the connection to {where} with {len(in_flight)} requests in flight: "
             f"{_reason(error)}"
         )
-        if isinstance(error, redis.exceptions.InvalidResponse) and not self._last_reply_at:
-            lost = _no_redis(where, error)
+        if not self._last_reply_at:  # not a word so far
+            wants_tls = _if_it_speaks_tls(error, self.endpoint)
+            if wants_tls is not None:
+                lost = wants_tls
+            elif isinstance(error, redis.exceptions.InvalidResponse):
+                lost = _no_redis(where, error)
         lost.__cause__ = error
         for _, _, then in in_flight:
             then(lost)
 
 
-def accept(command: str, reply: Reply, endpoint: Endpoint) -> Reply:
+_CONTAINERS = ("CLUSTER", "OBJECT", "SCRIPT", "SENTINEL")
+"""Commands that are nothing without a subcommand, which has a right of its own."""
+
+
+def accept(command: str, reply: Reply, endpoint: Endpoint, keys: str = "") -> Reply:
     """The reply, if it is one.
 
     Raises:
@@ -174,7 +194,7 @@ def accept(command: str, reply: Reply, endpoint: Endpoint) -> Reply:
     if isinstance(reply, CleanupJobError):
         raise reply
     if isinstance(reply, redis.RedisError):
-        raise refusal(command, reply, endpoint)
+        raise refusal(command, reply, endpoint, keys)
     return reply
 
 
@@ -212,14 +232,27 @@ _PASSING = (
 """What redis-py makes of errors that pass; it strips the word that they begin with."""
 
 
-def refusal(command: str, error: redis.RedisError, endpoint: Endpoint) -> CleanupJobError:
-    """The error of ours that an error reply stands for."""
+def refusal(
+    command: str, error: redis.RedisError, endpoint: Endpoint, keys: str = ""
+) -> CleanupJobError:
+    """The error of ours that an error reply stands for.
+
+    Args:
+        command: with its subcommand.
+        error: the reply.
+        endpoint: whose.
+        keys: the rule that gives access to the command's keys.
+    """
     where = endpoint.address
     text = str(error)
+    right = acl.rule(command)
+    command = command.partition(" ")[0]
     if isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in text:
+        if "permissions to access" in text:
+            right = keys or "~… for these keys"
         return ServerRefusedError(
-            f"{where}: this user may not run {command} ({text}); "
-            f"give it the right with ACL SETUSER … +{command.lower()} and access to the keys",
+            f"{where}: this user may not run {command} ({text}); give it the right with "
+            f"ACL SETUSER … {right}; cleanup-job acl prints all that it needs",
             "no_permission",
         )
     if isinstance(error, redis.exceptions.ReadOnlyError) or text.startswith("READONLY"):
@@ -236,34 +269,25 @@ def refusal(command: str, error: redis.RedisError, endpoint: Endpoint) -> Cleanu
 _CLASSES: Any = redis_connection  # its connections are not typed
 
 
-class _TlsConnection(_CLASSES.SSLConnection):  # type: ignore[misc]
-    """redis-py's, which can also be told under which name the server has its certificate."""
+class _TlsConnection(_CLASSES.Connection):  # type: ignore[misc]
+    """redis-py's plain one over our own handshake.
 
-    host: str
+    Its `SSLConnection` trusts the system's authorities beside a `ca_file`, has no server name of
+    its own, and can't tell a failed handshake from an address that nobody listens at.
+    """
 
-    def __init__(self, server_name: str | None, **options: Any) -> None:
-        super().__init__(**options)
-        self._server_name = server_name
+    def __init__(self, endpoint: Endpoint, settings: Tls, **options: Any) -> None:
+        super().__init__(host=endpoint.host, port=endpoint.port, **options)
+        self._endpoint = endpoint
+        self._settings = settings
 
-    def _wrap_socket_with_ssl(self, sock: socket.socket) -> Any:
-        address: str = self.host
-        self.host = self._server_name or address
+    def _connect(self) -> socket.socket:
+        connected = super()._connect()
         try:
-            return super()._wrap_socket_with_ssl(sock)
-        finally:
-            self.host = address
-
-
-def _tls_options(tls: Tls) -> dict[str, Any]:
-    """Certificates are always verified, the server's name too; there is no way to turn it off."""
-    return {
-        "ssl_cert_reqs": "required",
-        "ssl_check_hostname": True,
-        "ssl_ca_certs": tls.ca_file,
-        "ssl_certfile": tls.cert_file,
-        "ssl_keyfile": tls.key_file,
-        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
-    }
+            return tls.secured(connected, self._settings, self._endpoint)
+        except CleanupJobError:
+            connected.close()
+            raise
 
 
 def _connect(endpoint: Endpoint) -> Any:
@@ -279,13 +303,7 @@ def _connect(endpoint: Endpoint) -> Any:
     if endpoint.unix_path is not None:
         connection = _CLASSES.UnixDomainSocketConnection(path=endpoint.unix_path, **options)
     elif endpoint.tls is not None:
-        connection = _TlsConnection(
-            endpoint.tls.server_name,
-            host=endpoint.host,
-            port=endpoint.port,
-            **options,
-            **_tls_options(endpoint.tls),
-        )
+        connection = _TlsConnection(endpoint, endpoint.tls, **options)
     else:
         connection = _CLASSES.Connection(host=endpoint.host, port=endpoint.port, **options)
     try:
@@ -302,18 +320,61 @@ def _why_no_connection(error: Exception, endpoint: Endpoint) -> CleanupJobError:
     if isinstance(error, redis.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
         return _wrong_password(where, text)
     if isinstance(error, redis.exceptions.InvalidResponse | ValueError) or "Protocol" in text:
-        return _no_redis(where, error)
+        return _if_it_speaks_tls(error, endpoint) or _no_redis(where, error)
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return ServerUnavailableError(
             f"{where} is still loading its data; try again later", "loading"
         )
     if "invalid DB index" in text or "out of range" in text:
         return ServerRefusedError(f"{where} has no database {endpoint.db} ({text})", "no_database")
+    if "SELECT is not allowed in cluster mode" in text:
+        return only_database_0(endpoint)
+    if "unknown command" in text and "SELECT" in text:
+        return ServerRefusedError(
+            f"{where} has no databases ({text}); if it is a Sentinel, write redis+sentinel://"
+            f"{where}/SERVICE/{endpoint.db}",
+            "no_database",
+        )
     if isinstance(error, redis.ResponseError):
-        return refusal("AUTH or SELECT", error, endpoint)
-    return ServerUnavailableError(
+        return refusal("SELECT" if endpoint.db else "AUTH", error, endpoint)
+    return _if_it_speaks_tls(error, endpoint) or ServerUnavailableError(
         f"cannot reach {where}: {text}; check the address and that the server runs", "unreachable"
     )
+
+
+def only_database_0(endpoint: Endpoint) -> ServerRefusedError:
+    """What to say of another database of a cluster."""
+    return ServerRefusedError(
+        f"{endpoint.address} is a node of a cluster, which is swept in database 0 only; write "
+        f"the URL without the database {endpoint.db}",
+        "no_database",
+    )
+
+
+def _if_it_speaks_tls(error: BaseException, endpoint: Endpoint) -> ServerRefusedError | None:
+    """The reason why a server without an answer has none, if it is that it wants TLS.
+
+    Where it would be slow to ask, since nobody answers there, nobody is asked.
+    """
+    if endpoint.tls is not None or endpoint.unix_path is not None or _is_silence(error):
+        return None
+    if not tls.answers_tls(endpoint):
+        return None
+    return ServerRefusedError(
+        f"{endpoint.address} speaks TLS; write the URL with rediss in place of redis", "wants_tls"
+    )
+
+
+def _is_silence(error: BaseException) -> bool:
+    """True unless a connection was made, and then answered oddly or closed by the other side."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionResetError | BrokenPipeError):
+            return False
+        if isinstance(cause, OSError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return isinstance(error, redis.TimeoutError)
 
 
 def _no_redis(where: str, error: Exception) -> ServerRefusedError:

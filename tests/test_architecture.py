@@ -12,7 +12,7 @@ import cleanup_job
 PACKAGE = Path(cleanup_job.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
-PURE = {"errors", "keyspace", "cursors", "model", "judge", "plan"}
+PURE = {"errors", "keyspace", "cursors", "model", "acl", "judge", "plan"}
 STAGES = {"topology", "survey", "plan", "purge", "pool", "report"}
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
@@ -20,6 +20,7 @@ LAYERS = [
     {"errors", "keyspace"},
     {"cursors"},
     {"model"},
+    {"acl", "tls"},
     {"judge", "config", "wire"},
     {"routes", "embedded"},
     STAGES,

@@ -77,7 +77,7 @@ def listener() -> Iterator[tuple[str, list[object]]]:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", ["run", "demo", "check", "schema"])
+    @pytest.mark.parametrize("command", ["run", "demo", "acl", "check", "schema"])
     def test_has_examples(self, command: str) -> None:
         done = call(command, "--help")
         assert done.returncode == 0
@@ -90,14 +90,14 @@ class TestHelp:
         for code in ("0 ", "1 ", "2 ", "3 ", "75 ", "130/143 "):
             assert f"\n  {code}" in out
 
-    @pytest.mark.parametrize("command", ["run", "demo", "check", "schema"])
+    @pytest.mark.parametrize("command", ["run", "demo", "acl", "check", "schema"])
     def test_fits_100_columns(self, command: str) -> None:
         lines = call(command, "--help", env={"COLUMNS": "80"}).stdout.splitlines()
         assert max(map(len, lines)) <= 100
 
     def test_names_every_command(self) -> None:
         out = call("--help").stdout
-        for command in ("run", "demo", "check", "schema"):
+        for command in ("run", "demo", "acl", "check", "schema"):
             assert f"\n    {command} " in out
 
     def test_every_example_of_run_can_be_parsed(self) -> None:
@@ -106,7 +106,7 @@ class TestHelp:
         examples = re.findall(
             r"^  (?:\S+=\S+ )?cleanup-job (.*?)(?:  +.*)?$", cli._RUN_EXAMPLES, re.M
         )
-        assert len(examples) == 5
+        assert len(examples) == 7
         for example in examples:
             cli._parser().parse_args(example.split())
 

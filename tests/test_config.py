@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanup_job.config import (
+    URL_FORMS,
     Config,
     Redis,
+    TlsSettings,
     effective_yaml,
     json_schema,
     load,
@@ -24,16 +27,20 @@ from cleanup_job.config import (
     without_password,
 )
 from cleanup_job.errors import ConfigError
-from cleanup_job.model import Endpoint
+from cleanup_job.model import Access, Endpoint, Tls
+from tests.certificates import Authority
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 SECONDS = " (allowed: a whole number of seconds, at least 1)"
 PATTERN = " (allowed: a pattern with {id})"
+COUNT = "(allowed: a whole number from 1 to 256, or auto)"
+BOOL = "(allowed: true, false)"
 ONCE = 'needs {id} exactly once, as a whole segment between colons (or as "*{id}*"'
 PLAIN = "; write it in quotes if it is text, else as a plain number, true or false"
 QUOTES = "; a pattern with { or * in it needs quotes"
 TOP = f"(allowed: {', '.join(Config.__struct_fields__)})"
+REDIS = "url, password_file, tls, sentinel_password, sentinel_password_file, address_map"
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +69,12 @@ class TestBadFields:
             ("zzz: 600", f"zzz: no such setting; {TOP}"),
             (
                 "redis: {urll: x}",
-                "redis.urll: no such setting; did you mean url? (allowed: url)",
+                f"redis.urll: no such setting; did you mean url? (allowed: {REDIS})",
+            ),
+            (
+                "redis: {tls: {ca_fil: x}}",
+                "redis.tls.ca_fil: no such setting; did you mean ca_file? "
+                "(allowed: ca_file, cert_file, key_file, server_name)",
             ),
             (
                 "keys: {owner: {}}",
@@ -108,13 +120,42 @@ class TestBadFields:
             ("engine: dask", "engine: Invalid enum value 'dask' (allowed: serial, processes)"),
             (
                 "redis: localhost",
-                "redis: Expected `object`, got `str` (allowed: a mapping with url)",
+                f"redis: Expected `object`, got `str` (allowed: a mapping with {REDIS})",
             ),
             (
                 "redis: {url: 6379}",
-                "redis.url: Expected `str`, got `int` (allowed: "
-                "redis://[user[:password]@]host[:port][/db] or unix:///path[?db=N])",
+                f"redis.url: Expected `str`, got `int` (allowed: {URL_FORMS})",
             ),
+            (
+                "redis: {password_file: 1}",
+                "redis.password_file: Expected `str | null`, got `int` (allowed: a path, or null)",
+            ),
+            (
+                "redis: {sentinel_password: 1234}",
+                "redis.sentinel_password: Expected `str | null`, got `int` "
+                "(allowed: text in quotes, or null)",
+            ),
+            (
+                "redis: {tls: true}",
+                "redis.tls: Expected `object | null`, got `bool` (allowed: a mapping with "
+                "ca_file, cert_file, key_file, server_name, or null)",
+            ),
+            (
+                "redis: {tls: {ca_file: 1}}",
+                "redis.tls.ca_file: Expected `str | null`, got `int` (allowed: a path, or null)",
+            ),
+            (
+                "redis: {address_map: {a:1: 2}}",
+                'redis.address_map.a:1: Expected `str`, got `int` (allowed: "host:port")',
+            ),
+            (
+                "redis: {address_map: a}",
+                "redis.address_map: Expected `object`, got `str` "
+                '(allowed: a mapping of "host:port" to "host:port")',
+            ),
+            ("per_node: 0", "per_node: Expected `int` >= 1 " + COUNT),
+            ("per_node: many", "per_node: Invalid enum value 'many' " + COUNT),
+            ('allow_partial: "true"', "allow_partial: Expected `bool`, got `str` " + BOOL),
             (
                 "keys:",
                 "keys: Expected `object`, got `null` "
@@ -381,14 +422,57 @@ GOOD_URLS: dict[str, Endpoint] = {
     "unix:///run/redis.sock?db=4": Endpoint(unix_path="/run/redis.sock", db=4),
     "unix:///run/with%20space@x": Endpoint(unix_path="/run/with space@x"),
     "unix://u:p@/run/s": Endpoint(unix_path="/run/s", username="u", password="p"),
+    "rediss://h": Endpoint("h"),
+    "Rediss://u:p@[::1]/3": Endpoint("::1", db=3, username="u", password="p"),
+    "redis://[fe80::1%25eth0]:7000": Endpoint("fe80::1%eth0", 7000),
 }
 
+GOOD_SENTINEL_URLS: dict[str, Access] = {
+    "redis+sentinel://h/s": Access(Endpoint(), (Endpoint("h", 26379),), "s"),
+    "Redis+Sentinel://h/s/": Access(Endpoint(), (Endpoint("h", 26379),), "s"),
+    "rediss+sentinel://h:1,i:2,j/s/3": Access(
+        Endpoint(db=3), (Endpoint("h", 1), Endpoint("i", 2), Endpoint("j", 26379)), "s"
+    ),
+    "redis+sentinel://h/s?db=3": Access(Endpoint(db=3), (Endpoint("h", 26379),), "s"),
+    "redis+sentinel://u:p,%2C@h,i/s%20t": Access(
+        Endpoint(username="u", password="p,,"),
+        (Endpoint("h", 26379), Endpoint("i", 26379)),
+        "s t",
+    ),
+    "redis+sentinel://:p@h,[::1],[::2]:7/s": Access(
+        Endpoint(password="p"),
+        (Endpoint("h", 26379), Endpoint("::1", 26379), Endpoint("::2", 7)),
+        "s",
+    ),
+}
+
+START = "it must start with redis:// or rediss:// (TLS), unix:// or redis+sentinel:// or "
+
 BAD_URLS = {
-    "": "it must start with redis:// or unix://",
-    "h:6379": "it must start with redis:// or unix://",
-    "redis:/h": "it must start with redis:// or unix://",
-    "http://h": "it must start with redis:// or unix://",
-    "rediss://h": "it must start with redis:// or unix://",
+    "": START,
+    "h:6379": START,
+    "redis:/h": START,
+    "http://h": START,
+    "tls://h": START,
+    "rediss+unix://h": START,
+    "sentinel://h/s": START,
+    "rediss://": "it names no host",
+    "redis://a:1,b:2": "its port is no number from 1 to 65535",
+    "redis://a,b": "its host is no name and no address; a list of Sentinels is written ",
+    "redis+sentinel://": "it names no host",
+    "redis+sentinel:///s": "it names no host",
+    "redis+sentinel://h": "it names no service; write it as /service after the hosts",
+    "redis+sentinel://h/?db=1": "it names no service; write it as /service after the hosts",
+    "redis+sentinel://h,/s": "it names no host",
+    "redis+sentinel://h:x,i/s": "its port is no number from 1 to 65535",
+    "redis+sentinel://h,i:0/s": "its port is no number from 1 to 65535",
+    "redis+sentinel://h,[::1/s": "the brackets of its IPv6 address do not fit",
+    "redis+sentinel://[::1,h/s": "the brackets of its IPv6 address do not fit",
+    "redis+sentinel://h/s/x": "its database 'x' is no number",
+    "redis+sentinel://h/s/1/2": "its database '1/2' is no number",
+    "redis+sentinel://h/s/1?db=2": "it names a database twice, as /db and as ?db=N",
+    "redis+sentinel://h/s?x=1": "the only option it can have is ?db=N",
+    "redis+sentinel://h/s#x": "write / # ? in a user name or password as %2F %23 %3F",
     "redis://": "it names no host",
     "redis:///0": "it names no host",
     "redis://:6379": "it names no host",
@@ -414,6 +498,8 @@ BAD_URLS = {
     "unix:///run/s?db=x": "its database 'x' is no number",
 }
 
+SCHEMES = ["redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://"]
+
 HUSH = "hush"
 
 URLS_WITH_A_MISPLACED_PASSWORD = [
@@ -436,7 +522,14 @@ URLS_WITH_A_MISPLACED_PASSWORD = [
     f"u:{HUSH}@h",
     f"u:x://{HUSH}@h",
     f"http://u:{HUSH}@h",
-    f"rediss://:{HUSH}@h",
+    f"redisx://:{HUSH}@h",
+    f"rediss://:{HUSH}@h:port",
+    f"redis+sentinel://u:{HUSH}@h:port/s",
+    f"redis+sentinel://u:{HUSH}@h",
+    f"redis+sentinel://u:{HUSH}/x@h/s",
+    f"redis+sentinel://u:x/{HUSH}@h/s",
+    f"redis+sentinel://u:x,{HUSH}@h,i:port/s",
+    f"redis+sentinel://h/s?password={HUSH}",
     f"unix://u:{HUSH}@h/run/s",
 ]
 
@@ -444,7 +537,11 @@ URLS_WITH_A_MISPLACED_PASSWORD = [
 class TestUrl:
     @pytest.mark.parametrize(("url", "endpoint"), GOOD_URLS.items(), ids=GOOD_URLS)
     def test_good(self, url: str, endpoint: Endpoint) -> None:
-        assert parse_url(url) == endpoint
+        assert parse_url(url) == Access(endpoint)
+
+    @pytest.mark.parametrize(("url", "access"), GOOD_SENTINEL_URLS.items(), ids=GOOD_SENTINEL_URLS)
+    def test_good_with_sentinels(self, url: str, access: Access) -> None:
+        assert parse_url(url) == access
 
     @pytest.mark.parametrize(("url", "message"), BAD_URLS.items(), ids=BAD_URLS)
     def test_bad(self, url: str, message: str) -> None:
@@ -458,7 +555,7 @@ class TestUrl:
         assert HUSH not in str(caught.value)
         assert HUSH not in repr(Config(redis=Redis(url)))
 
-    @given(st.text(), st.text(), st.sampled_from(["redis://", "unix://", "redis:/", "", "a://"]))
+    @given(st.text(), st.text(), st.sampled_from([*SCHEMES, "redis:/", "", "a://"]))
     def test_whatever_is_written_is_an_endpoint_or_an_error(
         self, login: str, place: str, scheme: str
     ) -> None:
@@ -531,6 +628,10 @@ class TestPrecedence:
             ("WORKERS", "auto", "auto"),
             ("WORKERS", "3", 3),
             ("ENGINE", "serial", "serial"),
+            ("PER_NODE", "auto", "auto"),
+            ("PER_NODE", "3", 3),
+            ("ALLOW_PARTIAL", "true", True),
+            ("ALLOW_PARTIAL", "false", False),
         ],
     )
     def test_every_setting_by_environment(self, name: str, text: str, value: Any) -> None:
@@ -550,7 +651,11 @@ class TestPrecedence:
         assert str(caught.value) == (
             "CLEANUP_JOB_WORKER: no such setting; did you mean CLEANUP_JOB_WORKERS? (allowed: "
             "CLEANUP_JOB_URL, CLEANUP_JOB_STALE_AFTER, CLEANUP_JOB_ORPHANS, "
-            "CLEANUP_JOB_ORPHAN_GRACE, CLEANUP_JOB_WORKERS, CLEANUP_JOB_ENGINE)"
+            "CLEANUP_JOB_ORPHAN_GRACE, CLEANUP_JOB_WORKERS, CLEANUP_JOB_ENGINE, "
+            "CLEANUP_JOB_PER_NODE, CLEANUP_JOB_ALLOW_PARTIAL, CLEANUP_JOB_PASSWORD_FILE, "
+            "CLEANUP_JOB_CA_FILE, CLEANUP_JOB_CERT_FILE, CLEANUP_JOB_KEY_FILE, "
+            "CLEANUP_JOB_SERVER_NAME, CLEANUP_JOB_SENTINEL_PASSWORD, "
+            "CLEANUP_JOB_SENTINEL_PASSWORD_FILE)"
         )
 
     @pytest.mark.parametrize("text", ["-1", "0", "x", "", "9" * 5000, "1.5"])
@@ -610,13 +715,278 @@ class TestRedisVariables:
         with pytest.raises(ConfigError) as caught:
             load(environ={"REDIS_URL": f"http://:{HUSH}@h"})
         assert str(caught.value) == (
-            "REDIS_URL: redis.url: 'http://:***@h': it must start with redis:// or unix://"
+            f"REDIS_URL: redis.url: 'http://:***@h': {START}rediss+sentinel://"
         )
 
     def test_a_password_that_is_no_text(self) -> None:
         with pytest.raises(ConfigError) as caught:
             load(environ={"REDIS_PASSWORD": "\udcff"})
         assert str(caught.value) == "REDIS_PASSWORD: is no text in UTF-8"
+
+
+class TestPasswordFile:
+    def test_its_only_line_is_the_password(self) -> None:
+        Path("my.yaml").write_text("redis: {url: 'redis://u@h', password_file: pw}\n")
+        for text in (HUSH, f"{HUSH}\n", f"{HUSH}\r\n"):
+            Path("pw").write_bytes(text.encode())
+            assert load("my.yaml").endpoint() == Endpoint("h", username="u", password=HUSH)
+        Path("pw").write_text(" p w \n")
+        assert load("my.yaml").endpoint().password == " p w "
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "cannot be read: No such file or directory"),
+            (b"", "must hold the password in one line, and only that"),
+            (b"\n", "must hold the password in one line, and only that"),
+            (b"# the password\nhush\n", "must hold the password in one line, and only that"),
+            (b"hush\xff\n", "is no text in UTF-8"),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["password_file", "sentinel_password_file"])
+    def test_bad(self, name: str, content: bytes | None, message: str) -> None:
+        if content is not None:
+            Path("pw").write_bytes(content)
+        error = error_of(f"redis: {{url: 'redis+sentinel://h/s', {name}: pw}}")
+        assert error == f"my.yaml: redis.{name}: 'pw' {message}"
+
+    def test_it_counts_last(self) -> None:
+        Path("pw").write_text("file")
+        Path("my.yaml").write_text("redis: {password_file: pw}\n")
+        assert load("my.yaml").endpoint().password == "file"
+        environ = {"REDIS_PASSWORD": "env"}
+        assert load("my.yaml", environ=environ).endpoint().password == "env"
+        environ["REDIS_URL"] = "redis://:url@h"
+        assert load("my.yaml", environ=environ).endpoint().password == "url"
+        flags = {"url": "redis://:flag@h"}
+        assert load("my.yaml", environ=environ, flags=flags).endpoint().password == "flag"
+
+    def test_by_environment(self) -> None:
+        Path("pw").write_text("file")
+        environ = {"CLEANUP_JOB_PASSWORD_FILE": "pw", "REDIS_HOST": "h"}
+        assert load(environ=environ).endpoint() == Endpoint("h", password="file")
+
+    def test_what_it_holds_is_not_shown(self) -> None:
+        Path("pw").write_text(HUSH)
+        Path("my.yaml").write_text("redis: {password_file: pw}\n")
+        config = load("my.yaml")
+        assert HUSH not in effective_yaml(config) + repr(config) + repr(config.access())
+
+
+class TestSentinelSettings:
+    URL = "redis+sentinel://u:p@a,b:1/s/2"
+
+    def test_the_sentinels_have_their_own_password(self) -> None:
+        config = Config(redis=Redis(self.URL, sentinel_password="q"))
+        assert config.access() == Access(
+            Endpoint(db=2, username="u", password="p"),
+            (Endpoint("a", 26379, password="q"), Endpoint("b", 1, password="q")),
+            "s",
+        )
+
+    def test_of_a_file_or_the_environment(self) -> None:
+        Path("pw").write_text("file\n")
+        text = f"redis: {{url: '{self.URL}', sentinel_password_file: pw}}\n"
+        Path("my.yaml").write_text(text)
+        assert load("my.yaml").access().sentinels[0].password == "file"
+        environ = {"CLEANUP_JOB_SENTINEL_PASSWORD": "0123"}
+        assert load("my.yaml", environ=environ).access().sentinels[0].password == "0123"
+
+    def test_redis_password_is_for_the_server(self) -> None:
+        url = self.URL.replace(":p@", "@")
+        access = load(environ={"REDIS_URL": url, "REDIS_PASSWORD": "a,b/@:"}).access()
+        assert access.endpoint == Endpoint(db=2, username="u", password="a,b/@:")
+        assert [sentinel.host for sentinel in access.sentinels] == ["a", "b"]
+        assert access.sentinels[0].password is None
+
+    def test_it_is_not_shown(self) -> None:
+        text = f"redis: {{url: '{self.URL}', sentinel_password: {HUSH}}}\n"
+        Path("my.yaml").write_text(text)
+        config = load("my.yaml")
+        for shown in (repr(config), repr(config.access()), str(config.redis.__rich_repr__())):
+            assert HUSH not in shown
+        stated = yaml.safe_load(effective_yaml(config))["redis"]
+        assert stated["sentinel_password"] == "***"
+        assert stated["url"] == "redis+sentinel://u:***@a,b:1/s/2"
+        assert HUSH not in effective_yaml(config)
+
+    def test_no_text(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            load(environ={"CLEANUP_JOB_SENTINEL_PASSWORD": "\udcff", "REDIS_URL": self.URL})
+        assert str(caught.value) == "the settings: redis.sentinel_password: is no text in UTF-8"
+
+    def test_a_login_of_the_url_that_is_no_text(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            load(environ={"REDIS_URL": "redis://:\udcff@h"})
+        assert str(caught.value) == (
+            "REDIS_URL: redis.url: 'redis://:***@h': its login is no text in UTF-8"
+        )
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+class TestTls:
+    def test_without_a_section_a_rediss_url_has_the_defaults(self) -> None:
+        assert load(environ={"REDIS_URL": "rediss://h"}).endpoint() == Endpoint("h", tls=Tls())
+
+    def test_all_settings_serve_servers_and_sentinels(self, authority: Authority) -> None:
+        pair = authority.issue("me")
+        Path("my.yaml").write_text(
+            "redis:\n  url: rediss+sentinel://a/s\n  tls:\n"
+            f"    ca_file: {authority.file}\n    cert_file: {pair.cert}\n"
+            f"    key_file: {pair.key}\n    server_name: db.example\n"
+        )
+        access = load("my.yaml").access()
+        expected = Tls(str(authority.file), str(pair.cert), str(pair.key), "db.example")
+        assert access.endpoint.tls == access.sentinels[0].tls == expected
+
+    def test_by_environment_and_flag(self, authority: Authority) -> None:
+        pair = authority.issue("me")
+        environ = {
+            "REDIS_URL": "rediss://h",
+            "CLEANUP_JOB_CA_FILE": "none.pem",
+            "CLEANUP_JOB_CERT_FILE": str(pair.cert),
+            "CLEANUP_JOB_KEY_FILE": str(pair.key),
+            "CLEANUP_JOB_SERVER_NAME": "1.example",
+        }
+        with pytest.raises(ConfigError) as caught:
+            load(environ=environ)
+        assert str(caught.value) == (
+            "CLEANUP_JOB_CA_FILE: redis.tls.ca_file: 'none.pem' cannot be read: No such file or "
+            "directory"
+        )
+        del environ["CLEANUP_JOB_CA_FILE"]
+        config = load(environ=environ, flags={"ca_file": str(authority.file)})
+        expected = Tls(str(authority.file), str(pair.cert), str(pair.key), "1.example")
+        assert config.endpoint().tls == expected
+
+    @pytest.mark.parametrize("tls", ["{}", "{server_name: h}"])
+    @pytest.mark.parametrize(
+        ("url", "remedy"),
+        [
+            ("redis://u:hush@h", "rediss://"),
+            ("unix:///run/s", "rediss://"),
+            ("redis+sentinel://h/s", "rediss+sentinel://"),
+        ],
+    )
+    def test_no_silent_downgrade(self, tls: str, url: str, remedy: str) -> None:
+        assert error_of(f"redis: {{url: '{url}', tls: {tls}}}") == (
+            f"my.yaml: redis.tls: {without_password(url)!r} does not use TLS; write it with "
+            f"{remedy}, or leave out the settings of TLS"
+        )
+
+    def test_no_silent_downgrade_by_environment(self) -> None:
+        Path("my.yaml").write_text("redis: {url: 'rediss://a', tls: {server_name: h}}\n")
+        with pytest.raises(ConfigError, match="'redis://b' does not use TLS"):
+            load("my.yaml", environ={"REDIS_URL": "redis://b"})
+
+    @pytest.mark.parametrize("redis", ["url: 'rediss://a'", "tls: {server_name: h}"])
+    def test_redis_host_says_nothing_of_tls(self, redis: str) -> None:
+        Path("my.yaml").write_text(f"redis: {{{redis}}}\n")
+        config = load("my.yaml", environ={"REDIS_HOST": "b"})
+        assert config.redis.url == "rediss://b:6379/0"
+        assert config.endpoint().tls is not None
+
+    @pytest.mark.parametrize("name", ["ca_file", "cert_file", "key_file"])
+    def test_a_missing_file(self, name: str) -> None:
+        assert error_of(f"redis: {{url: 'rediss://h', tls: {{{name}: none.pem}}}}") == (
+            f"my.yaml: redis.tls.{name}: 'none.pem' cannot be read: No such file or directory"
+        )
+
+    def test_a_folder(self) -> None:
+        assert error_of("redis: {url: 'rediss://h', tls: {ca_file: .}}") == (
+            "my.yaml: redis.tls.ca_file: '.' cannot be read: Is a directory"
+        )
+
+    @pytest.mark.parametrize("content", [b"", b"no certificate", b"\xff\x00"])
+    def test_files_that_hold_something_else(self, authority: Authority, content: bytes) -> None:
+        Path("odd.pem").write_bytes(content)
+        assert error_of("redis: {url: 'rediss://h', tls: {ca_file: odd.pem}}") == (
+            "my.yaml: redis.tls.ca_file: 'odd.pem' holds no certificate in PEM form"
+        )
+        pair = authority.issue("me")
+        for cert, key in (("odd.pem", pair.key), (pair.cert, "odd.pem")):
+            text = f"redis: {{url: 'rediss://h', tls: {{cert_file: {cert}, key_file: {key}}}}}"
+            assert error_of(text) == (
+                f"my.yaml: redis.tls.cert_file, key_file: '{cert}' and '{key}' hold no "
+                "certificate with its key in PEM form"
+            )
+
+    def test_the_key_of_another(self, authority: Authority) -> None:
+        cert, key = authority.issue("me").cert, authority.issue("me").key
+        text = f"redis: {{url: 'rediss://h', tls: {{cert_file: {cert}, key_file: {key}}}}}"
+        assert error_of(text).endswith("hold no certificate with its key in PEM form")
+
+    def test_a_certificate_without_its_key(self, authority: Authority) -> None:
+        cert = authority.issue("me").cert
+        error = error_of(f"redis: {{url: 'rediss://h', tls: {{cert_file: {cert}}}}}")
+        assert error.endswith("and 'the same file' hold no certificate with its key in PEM form")
+
+    def test_a_certificate_and_its_key_in_one_file(self, authority: Authority) -> None:
+        pair = authority.issue("me")
+        Path("both.pem").write_bytes(pair.cert.read_bytes() + pair.key.read_bytes())
+        config = Config(redis=Redis("rediss://h", tls=TlsSettings(cert_file="both.pem")))
+        assert validated(config) is config
+
+    def test_a_key_without_its_certificate(self, authority: Authority) -> None:
+        key = authority.issue("me").key
+        assert error_of(f"redis: {{url: 'rediss://h', tls: {{key_file: {key}}}}}") == (
+            "my.yaml: redis.tls.key_file: needs a cert_file beside it"
+        )
+
+    def test_an_encrypted_key_is_not_asked_for_at_the_terminal(self, authority: Authority) -> None:
+        pair = authority.issue("me", passphrase=b"open")
+        text = f"{{cert_file: {pair.cert}, key_file: {pair.key}}}"
+        assert error_of(f"redis: {{url: 'rediss://h', tls: {text}}}") == (
+            "my.yaml: redis.tls.key_file: the key is encrypted; give one without a passphrase"
+        )
+
+    @pytest.mark.parametrize("name", ["", ".a", "a b", "a:1", "a/b", "https://a"])
+    def test_no_name(self, name: str) -> None:
+        text = f"redis: {{url: 'rediss://h', tls: {{server_name: {json.dumps(name)}}}}}"
+        assert error_of(text) == f"my.yaml: redis.tls.server_name: {name!r} is no host name"
+
+
+class TestAddressMap:
+    def test_good(self) -> None:
+        pairs = {
+            "10.0.0.1:6379": "127.0.0.1:7000",
+            "[2001:db8::1]:6379": "[::1]:7001",
+            "node-3.internal:6379": "localhost:7002",
+        }
+        access = Config(redis=Redis("rediss://h", address_map=pairs)).access()
+        assert access.announced("10.0.0.1", 6379) == Endpoint("127.0.0.1", 7000, tls=Tls())
+        assert access.announced("2001:db8::1", 6379) == Endpoint("::1", 7001, tls=Tls())
+        assert access.announced("node-3.internal", 6379).address == "localhost:7002"
+        assert access.announced("10.0.0.2", 6379).address == "10.0.0.2:6379"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "a",
+            "a:",
+            ":1",
+            "a:x",
+            "a:0",
+            "a:65536",
+            "::1:7000",
+            "[::1]",
+            "[x]:1",
+            "a b:1",
+            "redis://a:1",
+            "u@a:1",
+            "",
+        ],
+    )
+    def test_bad(self, text: str) -> None:
+        for pair in ({text: "a:1"}, {"a:1": text}):
+            assert error_of(f"redis: {{address_map: {json.dumps(pair)}}}") == (
+                f"my.yaml: redis.address_map: {text!r} is no address; write host:port, or "
+                "[address]:port for IPv6"
+            )
 
 
 class TestShippedFiles:
@@ -646,6 +1016,38 @@ class TestShippedFiles:
         assert config.orphan_grace > Config().orphan_grace
         assert config.stale_after > Config().stale_after
         assert config.workers == 4
+
+    def test_cluster_speaks_tls_and_spares_its_nodes(self) -> None:
+        config = load(str(CONFIGS / "cluster.yaml"))
+        assert config.endpoint().tls is not None
+        assert config.endpoint().db == 0
+        assert isinstance(config.per_node, int)
+        assert not config.allow_partial
+
+    def test_what_cluster_has_commented_out_is_good_too(self, tmp_path: Path) -> None:
+        authority = Authority(tmp_path)
+        pair = authority.issue("me")
+        Path("password").write_text(HUSH)
+        text = re.sub(
+            r"^( +)# (\w+(_file|_map):|  \")",
+            r"\1\2",
+            (CONFIGS / "cluster.yaml").read_text(),
+            flags=re.M,
+        )
+        for path, own in (
+            ("/run/secrets/redis-password", "password"),
+            ("/etc/ssl/redis/ca.pem", str(authority.file)),
+            ("/etc/ssl/redis/sweeper.pem", str(pair.cert)),
+            ("/etc/ssl/redis/sweeper.key", str(pair.key)),
+        ):
+            assert text.count(path) == 1
+            text = text.replace(path, own)
+        Path("my.yaml").write_text(text)
+        access = load("my.yaml").access()
+        assert access.endpoint.password == HUSH
+        assert access.endpoint.tls is not None
+        assert access.endpoint.tls.key_file == str(pair.key)
+        assert len(access.address_map) == 3
 
     def test_the_effective_configuration_is_itself_one(self) -> None:
         Path("my.yaml").write_text(effective_yaml(Config(stale_after=5)))

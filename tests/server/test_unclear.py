@@ -148,7 +148,7 @@ def test_requests_in_flight_are_answered_in_order(
     wire = wires.Wire(Config(redis=Redis(server.url)).endpoint())
     replies: list[int] = []
     for number in range(1_000):
-        wire.send("ECHO", number, then=lambda reply: replies.append(int(reply)))
+        wire.send("ECHO", str(number), then=lambda reply: replies.append(int(reply)))
     wire.drain()
     assert replies == [*range(1_000)]
     assert len(wire.take_timings()["ECHO"]) == 1_000
