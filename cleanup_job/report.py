@@ -305,6 +305,8 @@ def to_text(report: Report) -> str:
     lines += ["", *_key_table(report)]
     if report.samples:
         lines += ["", *_sample_lines(report.samples)]
+    if report.target.mode == "cluster":
+        lines += ["", *_node_lines(report.nodes)]
     lines += ["", *_cost_lines(report)]
     for title, problems in (("warning", report.warnings), ("error", report.errors)):
         lines += [_problem_line(title, problem) for problem in problems]
@@ -316,10 +318,10 @@ def _headline(report: Report) -> str:
     target = report.target
     product = {"valkey": "Valkey", "redis": "Redis"}.get(target.product, target.product)
     what = "dry run" if report.dry_run else "run"
-    return (
-        f"{what} {report.run_id} on {product} {target.version} {target.mode}, "
-        f"{', '.join(target.nodes)} db {target.db}"
-    )
+    where = f"{', '.join(target.nodes)} db {target.db}"
+    if target.mode == "cluster":
+        where = f"{len(target.nodes):,} primaries"
+    return f"{what} {report.run_id} on {product} {target.version} {target.mode}, {where}"
 
 
 def _coordinator_lines(report: Report) -> list[str]:
@@ -376,6 +378,17 @@ def _sample_lines(samples: Sequence[Example]) -> list[str]:
     for sample in samples:
         age = "" if sample.age_s is None else f"{sample.age_s:>12,.1f} s"
         lines.append(f"  {sample.verdict:<10} {age:>14}  {sample.id}  ({sample.reason})")
+    return lines
+
+
+def _node_lines(nodes: Sequence[NodeUse]) -> list[str]:
+    """A line for each primary of a cluster."""
+    lines = [f"{'node':<32}{'slots':>8}{'keys before':>14}{'after':>12}{'CPU s':>9}"]
+    lines += [
+        f"{node.address:<32}{node.slots:>8,}{node.keys_before:>14,}{node.keys_after:>12,}"
+        f"{node.cpu_s:>9.3f}"
+        for node in nodes
+    ]
     return lines
 
 

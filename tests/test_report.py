@@ -18,6 +18,7 @@ from cleanup_job.report import (
     Example,
     FamilyKeys,
     Keys,
+    NodeUse,
     Phases,
     Report,
     ServerUse,
@@ -27,6 +28,7 @@ from cleanup_job.report import (
     imbalances,
     merge_problems,
     status_of,
+    sum_up,
     summarize_timings,
     to_json,
     to_text,
@@ -299,3 +301,27 @@ class TestText:
             "stale 700.0 s dead (older than stale_after)",
             "orphaned lost (no heartbeat, 3 keys)",
         ]
+
+
+class TestClusters:
+    NODES = (
+        NodeUse("127.0.0.1:7000", "9.1.2", 8_192, 1_000_000, 10, 1.25, 9, 8),
+        NodeUse("[2001:db8::1]:6379", "9.1.2", 8_192, 2_000_000, 20, 2.5, 7, 6),
+    )
+
+    def text(self) -> str:
+        target = Target("valkey", "9.1.2", "cluster", [node.address for node in self.NODES], 0)
+        return to_text(report(target=target, nodes=list(self.NODES), server=sum_up(self.NODES)))
+
+    def test_each_primary_has_a_line_that_fits(self) -> None:
+        lines = self.text().splitlines()
+        assert max(map(len, lines)) <= WIDTH
+        assert lines[0].endswith("cluster, 2 primaries")
+        row = next(line for line in lines if line.startswith("127.0.0.1:7000"))
+        assert row.split() == ["127.0.0.1:7000", "8,192", "1,000,000", "10", "1.250"]
+
+    def test_they_are_summed(self) -> None:
+        assert sum_up(self.NODES) == ServerUse(3.75, 16, 14)
+
+    def test_a_standalone_server_has_no_such_table(self) -> None:
+        assert "keys before" not in to_text(report())
