@@ -65,6 +65,9 @@ KEYS_IN_FLIGHT = 1_500
 size, so that the server works on one while Python packs the next; many of the small ones that
 slots make."""
 
+MOST_PROBES = 100
+"""How many slots of a server are tried until one is found that is not on its way elsewhere."""
+
 MOST_LOADS = 3
 """How often a batch has the script loaded anew."""
 
@@ -107,14 +110,7 @@ def preflight(target: Target, schema: Schema, min_idle_s: int) -> None:
 def _rehearse(wire: Wire, server: Server, schema: Schema, min_idle_s: int) -> None:
     """Send all that a purge sends. A command that is refused by itself is refused by name."""
     slots = server.slot_set()
-
-    def one_here(pattern: Pattern) -> bytes:
-        """An id whose key of this pattern is in a slot of the server's."""
-        while slot_of(_probe_key(pattern, probe := _probe_id())) not in slots:
-            pass
-        return probe
-
-    probe = one_here(schema.heartbeat)
+    probe = _probe_here(wire, schema.heartbeat, slots)
     heartbeat = schema.heartbeat.key_for(probe)
     heartbeats = acl.key_rule(schema.heartbeat)
     # What the script sends is sent by itself too, since some servers refuse a script without
@@ -125,7 +121,8 @@ def _rehearse(wire: Wire, server: Server, schema: Schema, min_idle_s: int) -> No
         wire.ask("GET", heartbeat, keys=heartbeats)
     wire.ask("TIME")
     for pattern in schema.patterns:
-        key, keys = _probe_key(pattern, one_here(pattern)), acl.key_rule(pattern)
+        key = _probe_key(pattern, _probe_here(wire, pattern, slots))
+        keys = acl.key_rule(pattern)
         wire.ask("EXISTS", key, keys=keys)
         wire.ask("UNLINK", key, keys=keys)
         if min_idle_s:
@@ -134,6 +131,23 @@ def _rehearse(wire: Wire, server: Server, schema: Schema, min_idle_s: int) -> No
     batch = Batch((probe,), 1, (ABSENT,), keys=[[] for _ in schema.owned])
     wire.ask("SCRIPT", "LOAD", _SCRIPT)
     wire.ask(*_Attempt(batch, schema).words(), keys=heartbeats)
+
+
+def _probe_here(wire: Wire, pattern: Pattern, slots: frozenset[int]) -> bytes:
+    """An id whose key of this pattern is in a slot of the server's.
+
+    Not in one that is on its way to another server, which would have to be asked for a key that
+    is not here.
+    """
+    for _ in range(MOST_PROBES):
+        while slot_of(key := _probe_key(pattern, probe := _probe_id())) not in slots:
+            pass
+        replies: list[Reply] = []
+        wire.send("EXISTS", key, then=replies.append)
+        wire.drain()
+        if not isinstance(replies[0], redis.exceptions.AskError):
+            break
+    return probe
 
 
 def purge(task: PurgeTask, pulse: Pulse) -> Outcome:

@@ -239,6 +239,25 @@ def test_slots_left_half_moved(
     assert_adds_up(report)
 
 
+@pytest.mark.parametrize("moving", [OLD_ORDER], indirect=True)
+def test_rights_are_rehearsed_where_nothing_moves(moving: ServerCluster) -> None:
+    """For a key that does not exist, a slot that is on its way has only a redirect."""
+    live = fill(moving)
+    a, b, c = moving.primaries
+    shift = Shift(a, b, c)
+    slots = range(2_500)
+    for slot in slots:
+        shift.begin(slot)
+    try:
+        report = sweep(moving)
+    finally:
+        for slot in slots:
+            for node in (shift.source, shift.target):
+                setslot(node, slot, "STABLE")
+    assert (report.status, report.keys.deleted) == ("complete", STALE * KEYS_EACH)
+    assert keys_of(moving) == live
+
+
 def ids_with(count: int, first_slot_below: int) -> list[bytes]:
     """Ids whose heartbeats lie in one slot, while their other keys lie anywhere."""
     found = by_slot(heartbeat_key(b"id-%d" % number) for number in range(60_000))
