@@ -222,8 +222,7 @@ def halves(moving: ServerCluster) -> Iterator[Callable[[Iterable[bytes]], Halves
 
 
 @pytest.mark.parametrize("moving", [DEFAULT, OLD_ORDER], indirect=True)
-@pytest.mark.parametrize("phase", ["survey", "purge"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("phase", "workers"), [("survey", 2), ("purge", 1)])
 def test_slots_left_half_moved(
     moving: ServerCluster,
     halves: Callable[[Iterable[bytes]], Halves],

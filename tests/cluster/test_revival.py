@@ -31,7 +31,7 @@ from tests.servers import ServerCluster
 COORDINATORS = 3_000
 EARLY = 100
 OWNED = len(owned_keys("x"))
-RUNS = 3
+RUNS = 2
 
 
 class Writer(Observer):
