@@ -6,7 +6,6 @@ plan, delete by plan, report. Stages do not know each other; frozen values pass 
 
 from __future__ import annotations
 
-import gc
 import heapq
 import secrets
 from collections import Counter
@@ -157,7 +156,7 @@ def run(
     with open_pool(config.engine, workers) as pool:
         with clock.phase("survey", target.keys):
             surveyed = _survey(sweep, pool, target)
-        with clock.phase("judge", 0), _collector_paused():
+        with clock.phase("judge", 0):
             verdicts = decide(surveyed.findings, sweep.schema, surveyed.uncovered)
             plan = _plan(sweep, pool, surveyed, verdicts)
             surveyed = replace(surveyed, stopped=surveyed.stopped or sweep.observer.stopping())
@@ -186,21 +185,6 @@ def _require_whole(sweep: _Sweep, target: Target) -> None:
             f"be reached{reasons}; nothing was deleted; --allow-partial sweeps the rest",
             "uncovered",
         )
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Keep Python's cycle collector from looking through a million names again and again.
-
-    Judging makes many lists and no cycles; collections took a third of its time.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class _Clock:

@@ -331,7 +331,7 @@ ever judged stale, so this can't be mistaken for one."""
 class PurgeTask(msgspec.Struct, frozen=True):
     """Some batches for one worker, to be sent with several in flight.
 
-    It is pickled with its batches in MessagePack, which costs a third for so many names.
+    It is pickled with its batches in MessagePack, which costs a quarter for so many names.
     """
 
     routes: Routes

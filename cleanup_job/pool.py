@@ -31,8 +31,8 @@ from typing import Any, Protocol, TypeVar
 from cleanup_job.model import Pulse
 
 KEYS_PER_WORKER = 400_000
-"""`workers: auto` adds a worker for so many keys. Starting a pool costs about 50 ms when it
-forks, and one process alone keeps a server about busy (docs/design.md has the measurement)."""
+"""`workers: auto` adds a worker for so many keys. On two cores a
+second one brought nothing at 100,000 coordinators (docs/design.md has the measurement)."""
 
 MAX_AUTO_WORKERS = 2
 """Reading a key costs the client about as much as the server, and a standalone server has one
