@@ -55,8 +55,8 @@ examples:
 environment:
   REDIS_URL, or REDIS_HOST, REDIS_PORT, REDIS_DB; REDIS_PASSWORD if the URL has none
   CLEANUP_JOB_CONFIG (as -c), CLEANUP_JOB_STALE_AFTER, _ORPHANS, _ORPHAN_GRACE, _WORKERS,
-  _ENGINE, _PER_NODE, _ALLOW_PARTIAL (true or false); _PASSWORD_FILE, _CA_FILE, _CERT_FILE,
-  _KEY_FILE, _SERVER_NAME, _SENTINEL_PASSWORD, _SENTINEL_PASSWORD_FILE (as in the file).
+  _ENGINE, _PER_NODE, _MAX_BLOCK_MS, _ALLOW_PARTIAL (true or false); _PASSWORD_FILE, _CA_FILE,
+  _CERT_FILE, _KEY_FILE, _SERVER_NAME, _SENTINEL_PASSWORD, _SENTINEL_PASSWORD_FILE (as in the file).
   A flag wins over the environment, the environment over the file.
 
 """
@@ -206,6 +206,12 @@ def _add_run(commands: Any) -> None:
     parser.add_argument("--workers", metavar="N", help="worker processes, or auto")
     parser.add_argument("--engine", metavar="NAME", help="serial or processes")
     parser.add_argument(
+        "--max-block-ms",
+        metavar="MS",
+        help="about how long one command may hold the server (default 2); slow servers get "
+        "smaller commands",
+    )
+    parser.add_argument(
         "--per-node", metavar="N", help="workers at one primary of a cluster at once, or auto"
     )
     parser.add_argument(
@@ -311,6 +317,7 @@ def _load(arguments: argparse.Namespace) -> Config:
             "workers",
             "engine",
             "per_node",
+            "max_block_ms",
             "allow_partial",
         )
     }

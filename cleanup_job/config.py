@@ -215,11 +215,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: Annotated[
         Literal["serial", "processes"], Meta(description="where the work is done")
     ] = "processes"
-
     per_node: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | Literal["auto"],
         Meta(description="workers that walk the same primary at once, or auto"),
     ] = "auto"
+    max_block_ms: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)],
+        Meta(description="milliseconds that one command may hold the server, about"),
+    ] = 2
     allow_partial: Annotated[
         bool, Meta(description="sweep a cluster of which some slots are not served")
     ] = False
@@ -264,6 +267,7 @@ _SCALARS: dict[str, tuple[str, ...]] = {
     "workers": ("workers",),
     "engine": ("engine",),
     "per_node": ("per_node",),
+    "max_block_ms": ("max_block_ms",),
     "allow_partial": ("allow_partial",),
     "password_file": ("redis", "password_file"),
     "ca_file": ("redis", "tls", "ca_file"),
@@ -581,6 +585,7 @@ _DESCRIPTIONS = {
     "keys.timestamp.unit": "ms, s",
     "keys.timestamp.fields": "a list of names",
     "per_node": "a whole number from 1 to 256, or auto",
+    "max_block_ms": "a whole number of milliseconds from 1 to 1000",
     "allow_partial": "true, false",
     "redis": f"a mapping with {', '.join(Redis.__struct_fields__)}",
     "redis.url": URL_FORMS,

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
-from operator import itemgetter
 from time import perf_counter
 from typing import TypeVar
 
@@ -39,6 +38,7 @@ from cleanup_job.model import (
     IdleTask,
     Importing,
     Kind,
+    Lot,
     Outcome,
     Partition,
     Problem,
@@ -295,7 +295,14 @@ def _walk_partitions(
 ) -> list[Findings | Broken]:
     endpoints = {server.address: server.endpoint for server in target.servers}
     tasks = [
-        SurveyTask(endpoints[partition.node], partition, sweep.schema, sweep.rule, target.clustered)
+        SurveyTask(
+            endpoints[partition.node],
+            partition,
+            sweep.schema,
+            sweep.rule,
+            target.clustered,
+            sweep.config.max_block_ms,
+        )
         for partition in partitions
     ]
     per_node = _per_node(sweep, pool, target)
@@ -372,25 +379,25 @@ def _young_orphans(
 def _purge(sweep: _Sweep, pool: Pool, surveyed: _Surveyed, plan: Plan) -> list[Outcome]:
     """Delete by plan, wave after wave: see `plan` for why heartbeats may have to wait."""
     target = surveyed.target
-    if not plan.batches or sweep.observer.stopping():
-        return [_leave(sweep, target, plan.batches)]
+    if not plan.size:
+        return []
+    if sweep.observer.stopping():
+        return [leave(_task(sweep, target, (plan.lot, plan.last), plan.batches))]
     target = _rehearsed(sweep, target, plan.min_idle_s)
-    first = [batch for batch in plan.batches if batch.wave == 0]
-    last = [batch for batch in plan.batches if batch.wave == 1]
-    outcomes = _purge_wave(sweep, pool, target, first)
+    outcomes = _purge_wave(sweep, pool, target, plan.lot, plan.batches)
     if not surveyed.covered:
         # There may be keys of anybody's in what was not covered. Without its heartbeat the next
         # run would take them for an orphan's.
-        return [*outcomes, _leave(sweep, target, last)]
-    last, failed = hold_back(last, _all(outcome.unsettled for outcome in outcomes))
+        return [*outcomes, _leave(sweep, target, plan.last)]
+    last, failed = hold_back(plan.last, _all(outcome.unsettled for outcome in outcomes))
     last, spared = hold_back(last, _all(outcome.spared for outcome in outcomes))
-    problem = _may_come_back(sweep, target, outcomes) if last else None
+    problem = _may_come_back(sweep, target, outcomes) if last.ids else None
     if problem is None:
         outcomes += _purge_wave(sweep, pool, target, last)
     else:
         left = _leave(sweep, target, last)
         outcomes.append(structs.replace(left, problems=(*left.problems, problem)))
-    return [*outcomes, _leave(sweep, target, failed), spare(_task(sweep, target, spared))]
+    return [*outcomes, _leave(sweep, target, failed), spare(_task(sweep, target, (spared,)))]
 
 
 def _rehearsed(sweep: _Sweep, target: Target, min_idle_s: int) -> Target:
@@ -455,15 +462,28 @@ class _PurgeWatch:
 
 
 def _purge_wave(
-    sweep: _Sweep, pool: Pool, target: Target, batches: Sequence[Batch]
+    sweep: _Sweep, pool: Pool, target: Target, lot: Lot, batches: Sequence[Batch] = ()
 ) -> list[Outcome]:
-    tasks = [_task(sweep, target, some) for some in _task_sized(batches)]
+    tasks = _tasks(sweep, target, lot, batches, pool.workers)
     outcomes = []
     watch = _PurgeWatch(sweep.observer)
     for task, outcome in pool.map(purge, tasks, watch):
         outcomes.append(outcome or account_for_lost(task))
         watch.hopeless = watch.hopeless or outcomes[-1].hopeless
     return outcomes
+
+
+def _tasks(
+    sweep: _Sweep, target: Target, lot: Lot, batches: Sequence[Batch], workers: int
+) -> Iterator[PurgeTask]:
+    """The wave in tasks: one where nobody shares it, so that its batches never stop flowing."""
+    if workers == 1:
+        yield _task(sweep, target, (lot,), batches)
+        return
+    for part in lot.parts(KEYS_PER_TASK):
+        yield _task(sweep, target, (part,))
+    for some in _task_sized(batches):
+        yield _task(sweep, target, (), some)
 
 
 def _task_sized(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
@@ -480,12 +500,21 @@ def _task_sized(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
         yield group
 
 
-def _leave(sweep: _Sweep, target: Target, batches: Sequence[Batch]) -> Outcome:
-    return leave(_task(sweep, target, batches))
+def _leave(sweep: _Sweep, target: Target, lot: Lot) -> Outcome:
+    return leave(_task(sweep, target, (lot,)))
 
 
-def _task(sweep: _Sweep, target: Target, batches: Sequence[Batch]) -> PurgeTask:
-    return PurgeTask(target.routes, sweep.schema, sweep.rule, tuple(batches))
+def _task(
+    sweep: _Sweep, target: Target, lots: Sequence[Lot], batches: Sequence[Batch] = ()
+) -> PurgeTask:
+    return PurgeTask(
+        target.routes,
+        sweep.schema,
+        sweep.rule,
+        tuple(lots),
+        tuple(batches),
+        sweep.config.max_block_ms,
+    )
 
 
 # -- report ----------------------------------------------------------------------------------
@@ -532,7 +561,7 @@ def _report(
     matched = dict(zip(sweep.schema.family_names, verdicts.matched, strict=True))
     # The report names the heartbeats first, as people think of them.
     matched = {HEARTBEAT: matched[HEARTBEAT], **matched}
-    keys = reports.count_keys(target.keys, matched, plan.counts(sweep.schema), outcomes)
+    keys = reports.count_keys(target.keys, matched, plan.counts, outcomes)
     problems = chain.from_iterable(outcome.problems for outcome in outcomes)
     errors = reports.merge_problems(problems)
     if not sweep.dry_run:
@@ -541,7 +570,7 @@ def _report(
     if not_attempted:
         message = "planned keys were left in place when the run ended"
         errors.append(Problem("not_attempted", message, not_attempted))
-    if plan.batches and not sweep.dry_run:
+    if plan.size and not sweep.dry_run:
         errors += _undone(target, after)
     timings = [found.timings for found in surveyed.findings]
     timings += [outcome.timings for outcome in outcomes]
@@ -560,7 +589,7 @@ def _report(
             nodes=[server.address for server in target.servers],
             db=sweep.access.endpoint.db,
         ),
-        coordinators=_coordinators(verdicts, plan, outcomes),
+        coordinators=_coordinators(verdicts, outcomes),
         keys=keys,
         phases=reports.Phases(**clock.phases),
         commands=reports.summarize_timings(merge_timings(timings)),
@@ -575,21 +604,19 @@ def _report(
     )
 
 
-def _coordinators(
-    verdicts: Verdicts, plan: Plan, outcomes: Sequence[Outcome]
-) -> reports.Coordinators:
-    purged = _all(outcome.purged for outcome in outcomes)
+def _coordinators(verdicts: Verdicts, outcomes: Sequence[Outcome]) -> reports.Coordinators:
+    orphans = _all(outcome.orphans_purged for outcome in outcomes)
     kept = _all(outcome.spared | outcome.unsettled for outcome in outcomes)
     return reports.Coordinators(
         checked=verdicts.checked,
         live=len(verdicts.live),
-        stale=len(verdicts.stale),
+        stale=len(verdicts.stale.ids),
         unreadable=len(verdicts.kept_as(Kind.UNREADABLE)),
         future=len(verdicts.kept_as(Kind.FUTURE)),
         orphaned=len(verdicts.orphan_ids()),
-        purged=len(purged & verdicts.stale.keys()),
+        purged=sum(len(outcome.purged) for outcome in outcomes),
         revived=len(_revived(outcomes)),
-        orphans_purged=len((purged & plan.orphans) - kept),
+        orphans_purged=len(orphans - kept),
     )
 
 
@@ -599,8 +626,11 @@ def _all(parts: Iterable[frozenset[bytes]]) -> set[bytes]:
 
 def _revived(outcomes: Sequence[Outcome]) -> set[bytes]:
     """Those that came back before they were purged; one that did so later began anew."""
-    revived = _all(outcome.revived for outcome in outcomes)
-    return revived - _all(outcome.purged for outcome in outcomes) if revived else revived
+    return _without_purged(_all(outcome.revived for outcome in outcomes), outcomes)
+
+
+def _without_purged(ids: set[bytes], outcomes: Iterable[Outcome]) -> set[bytes]:
+    return ids.difference(*(outcome.purged for outcome in outcomes)) if ids else ids
 
 
 def _losses(outcomes: Sequence[Outcome]) -> dict[bytes, int]:
@@ -609,19 +639,21 @@ def _losses(outcomes: Sequence[Outcome]) -> dict[bytes, int]:
     One whose new heartbeat can't be read, or lies in the future, is not called revived. It lost
     its keys all the same.
     """
+    back = _without_purged(_all(outcome.rewritten for outcome in outcomes), outcomes)
+    if not back:
+        return {}
     begun: Counter[bytes] = Counter()
     for outcome in outcomes:
         begun.update(outcome.begun)
-    purged = _all(outcome.purged for outcome in outcomes)
-    back = _all(outcome.rewritten for outcome in outcomes) - purged
     return {name: begun[name] for name in sorted(back) if begun[name]}
 
 
 def _samples(verdicts: Verdicts, sweep: _Sweep) -> Iterator[Sample]:
     """Some of each verdict: the oldest of the stale, and the first of the others."""
     show = sweep.show
-    oldest = heapq.nlargest(show, verdicts.stale_ages_ms.items(), key=itemgetter(1))
-    for name, age_ms in oldest:
+    stale = verdicts.stale
+    oldest = heapq.nlargest(show, zip(stale.ages_ms, stale.ids, strict=True))
+    for age_ms, name in oldest:
         yield Sample(name, Kind.STALE, "older than stale_after", age_ms)
     orphans = [] if sweep.config.orphans == "ignore" else sorted(verdicts.orphan_ids())
     for name in orphans[:show]:

@@ -22,13 +22,15 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, compress, islice
-from operator import attrgetter
-from typing import Any
+from operator import attrgetter, le, ne
+from typing import Any, TypeVar
 
 import msgspec
 
 from cleanup_job.keyspace import Pattern, slot_of, widths_of
-from cleanup_job.model import Findings, Kind, Rule, Sample, Schema, unpack
+from cleanup_job.model import Findings, Kind, Owned, Rule, Sample, Schema
+
+T = TypeVar("T")
 
 EARLIEST_MS = 978_307_200_000
 """2001-01-01. No heartbeat is older: an earlier time is a time in another unit (seconds read
@@ -101,11 +103,6 @@ def fingerprint(value: bytes) -> bytes:
     return b"#%b:%d" % (digest.encode(), len(value))
 
 
-def length_of(print_: bytes) -> int:
-    """How long the value of this fingerprint is."""
-    return int(print_.rpartition(b":")[2]) if print_[:1] == b"#" else len(print_)
-
-
 def is_as_judged(value: bytes, print_: bytes) -> bool:
     """True if the value is the one that the fingerprint was made of."""
     return fingerprint(value) == print_ and value[:1] != b"#"
@@ -141,16 +138,24 @@ def ages_ms(values: Sequence[bytes | None], now_ms: int, rule: Rule) -> list[int
 
 
 @dataclass(frozen=True, slots=True)
-class Owned:
-    """Keys of one family that belong to stale coordinators.
+class Stale:
+    """The stale coordinators, ascending by id.
 
     Attributes:
-        keys: their names.
-        owners: in step with them, whose they are, as places in `Verdicts.stale`.
+        ids: theirs, each once.
+        prints: the fingerprints of their heartbeats, in step.
+        ages_ms: in step.
+        places: where each id stands.
     """
 
-    keys: list[bytes]
-    owners: list[int]
+    ids: list[bytes] = field(default_factory=list)
+    prints: list[bytes] = field(default_factory=list)
+    ages_ms: list[int] = field(default_factory=list)
+    places: dict[bytes, int] = field(default_factory=dict)
+
+    def print_of(self, coordinator_id: bytes) -> bytes:
+        """The fingerprint of a stale one's heartbeat."""
+        return self.prints[self.places[coordinator_id]]
 
 
 OwnedKeys = dict[bytes, list[bytes]]
@@ -163,29 +168,28 @@ class Verdicts:
 
     Attributes:
         live: ids; `kept`: unreadable and future ones, with the reason.
-        stale: ids with the fingerprints of their heartbeats, and `stale_ages_ms` with their ages,
-            in the same order.
-        owned: per owned family, the keys of stale coordinators.
+        owned: per owned family, the keys of stale coordinators, with places in `stale.ids`.
         co_owners: for a key that names several stale coordinators, the others.
         orphans: per owned family, the keys without any heartbeat by shortest leading id.
         crowded: keys that name more stale coordinators than can be checked; they are kept.
         matched: distinct keys by family, heartbeats last.
+        longest: bytes of the longest name or heartbeat.
     """
 
     live: set[bytes] = field(default_factory=set)
-    stale: dict[bytes, bytes] = field(default_factory=dict)
-    stale_ages_ms: dict[bytes, int] = field(default_factory=dict)
+    stale: Stale = field(default_factory=Stale)
     kept: dict[bytes, Sample] = field(default_factory=dict)
     owned: list[Owned] = field(default_factory=list)
     co_owners: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     orphans: list[OwnedKeys] = field(default_factory=list)
     crowded: list[bytes] = field(default_factory=list)
     matched: list[int] = field(default_factory=list)
+    longest: int = 0
 
     @property
     def checked(self) -> int:
         """Coordinators that have a heartbeat of any kind."""
-        return len(self.live) + len(self.stale) + len(self.kept)
+        return len(self.live) + len(self.stale.ids) + len(self.kept)
 
     def orphan_ids(self) -> set[bytes]:
         """The ids that orphaned keys are counted under."""
@@ -206,31 +210,63 @@ def decide(
         schema: the families.
         uncovered: slots that nobody looked into. Whose heartbeat would be there may be alive.
     """
-    verdicts = Verdicts()
+    verdicts = Verdicts(longest=max((found.longest for found in findings), default=0))
     for found in findings:
-        _take_heartbeats(found, verdicts)
+        verdicts.live.update(found.live)
+        verdicts.kept.update({sample.coordinator_id: sample for sample in found.kept})
     alive = verdicts.live | verdicts.kept.keys()
-    # A heartbeat may be seen twice, with another value each time. What spares wins.
-    for coordinator_id in alive & verdicts.stale.keys():
-        del verdicts.stale[coordinator_id]
-        del verdicts.stale_ages_ms[coordinator_id]
     for coordinator_id in verdicts.live & verdicts.kept.keys():
         del verdicts.kept[coordinator_id]
+    verdicts.stale = _stale(findings, alive)
 
     alive.discard(b"")
-    widths = widths_of(alive) | widths_of(verdicts.stale)
-    places = dict(zip(verdicts.stale, range(len(verdicts.stale)), strict=True))
+    widths = widths_of(alive) | widths_of(verdicts.stale.ids)
     for family, (_, pattern) in enumerate(schema.owned):
-        packed = [found.owned[family] for found in findings]
-        keys = list(dict.fromkeys(chain.from_iterable(map(unpack, packed))))
+        keys = _in_order(found.owned[family] for found in findings)
         verdicts.matched.append(len(keys))
         if uncovered:
             keys = [
                 key for key in keys if not _may_be_alive(key, pattern, verdicts, schema, uncovered)
             ]
-        _assign(keys, pattern, widths, alive, places, verdicts)
+        _assign(keys, pattern, widths, alive, verdicts)
     verdicts.matched.append(verdicts.checked)
     return verdicts
+
+
+def _stale(findings: Sequence[Findings], alive: set[bytes]) -> Stale:
+    """All stale ones in order, without those that are alive after all.
+
+    A heartbeat may be seen twice, with another value each time. What spares wins, else the last.
+    """
+    seen = [*chain.from_iterable(found.stale for found in findings)]
+    order = sorted(range(len(seen)), key=seen.__getitem__)
+    ids = _pick(seen, order)
+    is_last = _ends_run(ids)
+    ids, order = [*compress(ids, is_last)], [*compress(order, is_last)]
+    if not alive.isdisjoint(ids):
+        is_dead = [name not in alive for name in ids]
+        ids, order = [*compress(ids, is_dead)], [*compress(order, is_dead)]
+    prints = [*chain.from_iterable(found.stale_prints for found in findings)]
+    ages_ms = [*chain.from_iterable(found.stale_ages_ms for found in findings)]
+    places = dict(zip(ids, range(len(ids)), strict=True))
+    return Stale(ids, _pick(prints, order), _pick(ages_ms, order), places)
+
+
+def _in_order(parts: Iterable[list[bytes]]) -> list[bytes]:
+    """All keys ascending, each once.
+
+    In order, keys of the same coordinators follow each other, so that batches are slices, and
+    looking up their owners finds the last answer's surroundings still in the processor's cache.
+    Pages come sorted, so there is little left to sort.
+    """
+    keys = [*chain.from_iterable(parts)]
+    keys.sort()
+    return [*compress(keys, _ends_run(keys))]
+
+
+def _ends_run(ordered: list[bytes]) -> list[bool]:
+    """In step with ordered items: whether the next one is another."""
+    return [*map(ne, ordered, chain(islice(ordered, 1, None), (None,)))]
 
 
 def _may_be_alive(
@@ -238,17 +274,9 @@ def _may_be_alive(
 ) -> bool:
     """True if an id that the key could name may have a heartbeat that nobody saw."""
     return any(
-        name not in verdicts.stale and slot_of(schema.heartbeat.key_for(name)) in uncovered
+        name not in verdicts.stale.places and slot_of(schema.heartbeat.key_for(name)) in uncovered
         for name in pattern.candidates(key)
     )
-
-
-def _take_heartbeats(found: Findings, verdicts: Verdicts) -> None:
-    verdicts.live.update(unpack(found.live))
-    ids = unpack(found.stale)
-    verdicts.stale.update(zip(ids, unpack(found.stale_values), strict=True))
-    verdicts.stale_ages_ms.update(zip(ids, found.stale_ages_ms, strict=True))
-    verdicts.kept.update({sample.coordinator_id: sample for sample in found.kept})
 
 
 def _assign(
@@ -256,49 +284,63 @@ def _assign(
     pattern: Pattern,
     widths: frozenset[int],
     alive: set[bytes],
-    places: dict[bytes, int],
     verdicts: Verdicts,
 ) -> None:
     """Give the keys of one family to their owners."""
     only = pattern.only_ids(keys, widths)
     if only is None:
         readings: Iterable[Collection[bytes]] = map(pattern.reader(widths), keys)
-        owned, rest = _share_out(keys, readings, alive, places, verdicts)
+        owned, rest = _share_out(keys, readings, alive, verdicts)
     else:
-        owned, rest = _hand_out(keys, only, alive, places)
+        owned, rest = _hand_out(keys, only, alive, verdicts.stale.places)
     orphans: OwnedKeys = {}
     for key in rest:
         orphans.setdefault(next(pattern.candidates(key)), []).append(key)
-    verdicts.owned.append(owned)
+    verdicts.owned.append(by_owner(owned))
     verdicts.orphans.append(orphans)
+
+
+def by_owner(owned: Owned) -> Owned:
+    """The same, ascending by owner."""
+    owners = owned.owners
+    if all(map(le, owners, islice(owners, 1, None))):
+        return owned
+    order = sorted(range(len(owners)), key=owners.__getitem__)
+    return Owned(_pick(owned.keys, order), _pick(owners, order))
+
+
+def _pick(items: list[T], places: Iterable[int]) -> list[T]:
+    return [*map(items.__getitem__, places)]
 
 
 def _hand_out(
     keys: list[bytes], only: list[bytes], alive: set[bytes], places: dict[bytes, int]
 ) -> tuple[Owned, list[bytes]]:
     """Owners of keys that name one id each, and the keys of ids without a heartbeat."""
-    owners = list(map(places.get, only))
+    owners = [*map(places.get, only)]
     if None not in owners:
         return Owned(keys, owners), []  # type: ignore[arg-type]
+    is_owned = [owner is not None for owner in owners]
+    owned = Owned([*compress(keys, is_owned)], [*compress(owners, is_owned)])  # type: ignore[list-item]
+    others = [not yes for yes in is_owned]
     rest = [
         key
-        for key, name, owner in zip(keys, only, owners, strict=True)
-        if owner is None and name not in alive
+        for key, name in zip(compress(keys, others), compress(only, others), strict=True)
+        if name not in alive
     ]
-    is_owned = [owner is not None for owner in owners]
-    return Owned([*compress(keys, is_owned)], [*compress(owners, is_owned)]), rest  # type: ignore[list-item]
+    return owned, rest
 
 
 def _share_out(
     keys: list[bytes],
     readings: Iterable[Collection[bytes]],
     alive: set[bytes],
-    places: dict[bytes, int],
     verdicts: Verdicts,
 ) -> tuple[Owned, list[bytes]]:
     """The same for keys that can name several ids."""
     owned = Owned([], [])
     rest: list[bytes] = []
+    places = verdicts.stale.places
     for key, named in zip(keys, readings, strict=True):
         if not alive.isdisjoint(named):
             continue

@@ -76,6 +76,17 @@ class Pattern:
         return not (self.after or self.anywhere or self.tagged or None in self.before)
 
     @property
+    def _is_leading(self) -> bool:
+        """True for `prefix:{id}:*`."""
+        plain = not (self.anywhere or self.tagged or None in self.before)
+        return plain and self.after == (None,)
+
+    @property
+    def _is_anywhere(self) -> bool:
+        """True for `prefix:*{id}*`."""
+        return self.anywhere and not (self.tagged or self.after or None in self.before)
+
+    @property
     def suffix(self) -> bytes:
         """The literal bytes behind the id; only for a pattern without `*`."""
         closing = b"}" if self.tagged else b""
@@ -144,9 +155,13 @@ class Pattern:
         Sorting a page is one call that costs less than looking at each key once for each family.
         """
         part = self.within(ordered)
-        if self.is_exact:
+        start = len(self.prefix)
+        if self.is_exact or self._is_anywhere:
             # Only the prefix itself does not match. It comes first.
             return part[bisect_right(part, self.prefix) :]
+        if self._is_leading:
+            # A colon behind the first byte of the id: four times as quick as the expression.
+            return [key for key in part if key.find(SEPARATOR, start + 1) > 0]
         matches = _compiled(self).fullmatch
         return [key for key in part if matches(key)]
 
@@ -167,8 +182,7 @@ class Pattern:
         start = len(self.prefix)
         if self.is_exact:
             return [key[start:] for key in keys]
-        single = set(widths) == {1} and not (self.anywhere or self.tagged or None in self.before)
-        if single and self.after == (None,):
+        if self._is_leading and set(widths) == {1}:
             return [key[start : key.index(SEPARATOR, start)] for key in keys]
         return None
 
@@ -179,8 +193,7 @@ class Pattern:
         shape gets by with one split. Where a key can only have one, see `only_ids`.
         """
         start = len(self.prefix)
-        single = set(widths) == {1} and not (self.tagged or None in self.before)
-        if single and self.anywhere and not self.after:
+        if self._is_anywhere and set(widths) == {1}:
             return lambda key: key[start:].split(SEPARATOR)
         return lambda key: list(self.candidates(key, widths))
 
@@ -247,6 +260,8 @@ def covering_glob(patterns: Sequence[Pattern]) -> bytes:
 
 def widths_of(ids: Collection[bytes]) -> frozenset[int]:
     """The numbers of segments that occur among `ids`."""
+    if ids and SEPARATOR not in b"".join(ids):
+        return frozenset({1})
     return frozenset({coordinator_id.count(SEPARATOR) + 1 for coordinator_id in ids})
 
 

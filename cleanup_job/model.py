@@ -1,15 +1,17 @@
 """The values that travel between stages and processes (pure).
 
-All are frozen and picklable. Names of keys and ids are bytes. Many of them travel as one
-packed value (`pack`, `unpack`), which costs the receiving process a split in C instead of
-an object per name in the pickle.
+All are frozen and picklable. Names of keys and ids are bytes. Where they stay in this process
+they are lists; where they go to another one, many of them travel as one packed value (`pack`,
+`unpack`), which costs the receiving process a split in C instead of an object per name in the
+pickle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -233,6 +235,12 @@ class Sample(msgspec.Struct, frozen=True):
     age_ms: int | None = None
 
 
+MAX_BLOCK_MS = 2.0
+"""About how long one of our commands may hold the server, by default. Everybody else waits for
+so long at most: much less than a client's patience, and twice what the commands take by
+themselves on an idle server (shared facts §3), so that it only bites where the server is slow."""
+
+
 class SurveyTask(msgspec.Struct, frozen=True):
     """Walk one partition of one server once."""
 
@@ -241,6 +249,7 @@ class SurveyTask(msgspec.Struct, frozen=True):
     schema: Schema
     rule: Rule
     clustered: bool = False
+    max_block_ms: float = MAX_BLOCK_MS
 
     @property
     def node(self) -> str:
@@ -249,7 +258,9 @@ class SurveyTask(msgspec.Struct, frozen=True):
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What one partition holds. Names are packed; a key may occur more than once.
+    """What one partition holds. A key may occur more than once.
+
+    It is pickled with its names packed.
 
     Attributes:
         scanned: keys that the SCAN calls returned.
@@ -257,19 +268,38 @@ class Findings(msgspec.Struct, frozen=True):
         stale: ids, with their heartbeats' fingerprints and ages in step.
         kept: coordinators whose heartbeat is unreadable or in the future, with the reason.
         owned: keys per owned family, in the schema's order.
+        longest: bytes of the longest name or heartbeat.
     """
 
     partition: Partition
     scanned: int
     seconds: float
     attempts: int
-    live: bytes
-    stale: bytes
-    stale_values: bytes
-    stale_ages_ms: tuple[int, ...]
-    kept: tuple[Sample, ...]
-    owned: tuple[bytes, ...]
+    live: list[bytes]
+    stale: list[bytes]
+    stale_prints: list[bytes]
+    stale_ages_ms: list[int]
+    kept: list[Sample]
+    owned: list[list[bytes]]
     timings: Timings
+    longest: int = 0
+
+    def __reduce__(self) -> tuple[Callable[..., Findings], tuple[object, ...]]:
+        fields = msgspec.structs.asdict(self)
+        for name in _PACKED:
+            fields[name] = pack(fields[name])
+        fields["owned"] = [pack(keys) for keys in self.owned]
+        return _unpack_findings, (fields,)
+
+
+_PACKED = ("live", "stale", "stale_prints")
+
+
+def _unpack_findings(fields: dict[str, Any]) -> Findings:
+    for name in _PACKED:
+        fields[name] = unpack(fields[name])
+    fields["owned"] = [unpack(packed) for packed in fields["owned"]]
+    return Findings(**fields)
 
 
 class Broken(msgspec.Struct, frozen=True):
@@ -277,6 +307,20 @@ class Broken(msgspec.Struct, frozen=True):
 
     partition: Partition
     reason: str
+
+
+KEYS_PER_BATCH = 1000
+"""Most keys of one call, and as many guards at the worst: about 1–4 ms of the server, and far from
+the 8,000 values at which Lua's unpack fails (shared facts §3, §5)."""
+
+BYTES_PER_BATCH = 512 * 1024
+"""Names of keys, and values of heartbeats, in one call. Ids of 10 kB exist, and a script's
+arguments are copied."""
+
+
+def length_of(print_: bytes) -> int:
+    """How long the value of this fingerprint is; `judge.fingerprint` makes them."""
+    return int(print_.rpartition(b":")[2]) if print_[:1] == b"#" else len(print_)
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -322,31 +366,178 @@ class Batch(msgspec.Struct, frozen=True):
         """How many keys the batch plans to delete."""
         return self.own_heartbeats + sum(map(len, self.keys))
 
+    @property
+    def length(self) -> int:
+        """How long its names are, and the heartbeats that are read for it."""
+        names = sum(map(len, self.guard_ids)) + sum(sum(map(len, keys)) for keys in self.keys)
+        return names + sum(map(length_of, self.expected))
+
+    def pieces(self, most_keys: int) -> Iterator[Batch]:
+        """The batch in pieces of so many keys where its keys do not depend on each other.
+
+        They do where a heartbeat goes with them, and where an orphan is to keep all or none.
+        """
+        if self.own_heartbeats or self.is_of_orphans or self.size <= most_keys:
+            yield self
+            return
+        for family, keys in enumerate(self.keys):
+            for first in range(0, len(keys), most_keys):
+                some: list[Sequence[bytes]] = [()] * len(self.keys)
+                some[family] = keys[first : first + most_keys]
+                yield msgspec.structs.replace(self, keys=some)
+
 
 ABSENT = b""
 """The expected value of a heartbeat that is not there. No heartbeat with an empty value is
 ever judged stale, so this can't be mistaken for one."""
 
 
-class PurgeTask(msgspec.Struct, frozen=True):
-    """Some batches for one worker, to be sent with several in flight.
+class Owned(msgspec.Struct, frozen=True):
+    """Keys of one family that belong to stale coordinators.
 
-    It is pickled with its batches in MessagePack, which costs a quarter for so many names.
+    Attributes:
+        keys: their names.
+        owners: in step with them and ascending, whose they are, as places in a list of ids.
+    """
+
+    keys: list[bytes]
+    owners: list[int]
+
+    def between(self, first: int, end: int) -> list[bytes]:
+        """The keys of the coordinators from `first` up to, not including, `end`."""
+        return self.keys[bisect_left(self.owners, first) : bisect_left(self.owners, end)]
+
+    def part(self, first: int, end: int) -> Owned:
+        """The same with their owners counted from `first`."""
+        lowest, highest = bisect_left(self.owners, first), bisect_left(self.owners, end)
+        owners = [place - first for place in self.owners[lowest:highest]]
+        return Owned(self.keys[lowest:highest], owners)
+
+
+class Lot(msgspec.Struct, frozen=True):
+    """Coordinators with all of their keys, to be cut into batches between any two of them.
+
+    How many keys a call may have is only known while others are under way (see `pace`), so it is
+    the worker who cuts. One coordinator is never cut: each has at most `KEYS_PER_BATCH` keys.
+
+    Attributes:
+        ids: of the coordinators.
+        prints: in step with them, the fingerprints of their heartbeats.
+        owned: their keys per owned family, in the schema's order.
+        slots: in step with them, the slot in which all keys of each lie, or None if they lie in
+            several; those of a slot follow each other. Empty: all are in slot 0.
+        is_long: names or heartbeats may be so long that a batch has to count their bytes.
+        wave: of all batches.
+    """
+
+    ids: Sequence[bytes]
+    prints: Sequence[bytes]
+    owned: Sequence[Owned]
+    slots: Sequence[int | None] = ()
+    is_long: bool = False
+    wave: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many keys the lot plans to delete, heartbeats that wait for another wave too."""
+        return len(self.ids) + sum(len(family.keys) for family in self.owned)
+
+    def batches(self, most_keys: Callable[[int | None], int]) -> Iterator[Batch]:
+        """The lot in batches, each of at most so many keys, but of one coordinator at least.
+
+        Args:
+            most_keys: is asked for each batch, by its slot.
+        """
+        first = 0
+        while first < len(self.ids):
+            slot = self.slots[first] if self.slots else 0
+            batch = self._cut(first, slot, most_keys(slot))
+            first += len(batch.guard_ids)
+            yield batch
+
+    def parts(self, keys: int) -> Iterator[Lot]:
+        """The lot in parts of about so many keys."""
+        first = 0
+        while first < len(self.ids):
+            end = self._end(first, len(self.ids), keys)
+            yield self._part(first, end)
+            first = end
+
+    def _part(self, first: int, end: int) -> Lot:
+        return msgspec.structs.replace(
+            self,
+            ids=self.ids[first:end],
+            prints=self.prints[first:end],
+            owned=[family.part(first, end) for family in self.owned],
+            slots=self.slots[first:end],
+        )
+
+    def _cut(self, first: int, slot: int | None, most_keys: int) -> Batch:
+        last = min(len(self.ids), first + most_keys)
+        if self.slots and self.slots[last - 1] != slot:
+            last = next(place for place in range(first, last) if self.slots[place] != slot)
+        end = self._end(first, last, most_keys)
+        batch = self._batch(first, end, slot)
+        while self.is_long and end - first > 1 and batch.length > BYTES_PER_BATCH:
+            end = first + (end - first) // 2
+            batch = self._batch(first, end, slot)
+        return batch
+
+    def _batch(self, first: int, end: int, slot: int | None) -> Batch:
+        return Batch(
+            guard_ids=self.ids[first:end],
+            own_heartbeats=0 if slot is None else end - first,
+            expected=self.prints[first:end],
+            keys=[family.between(first, end) for family in self.owned],
+            wave=self.wave,
+            slot=slot,
+        )
+
+    def _end(self, first: int, last: int, most_keys: int) -> int:
+        """How far, up to `last`, so many keys reach; one coordinator at least."""
+        limit = self._keys_before(first) + most_keys
+        if self._keys_before(last) <= limit:
+            return last
+        return first + max(1, bisect_right(range(first + 1, last), limit, key=self._keys_before))
+
+    def _keys_before(self, place: int) -> int:
+        return place + sum(bisect_left(family.owners, place) for family in self.owned)
+
+
+class PurgeTask(msgspec.Struct, frozen=True):
+    """Something to delete for one worker, to be sent with several batches in flight.
+
+    It is pickled with its names in MessagePack, which costs a quarter for so many.
+
+    Attributes:
+        lots: are cut into batches on the way.
+        batches: come after them, as they are.
+        max_block_ms: about how long one call may hold the server.
     """
 
     routes: Routes
     schema: Schema
     rule: Rule
-    batches: tuple[Batch, ...]
+    lots: tuple[Lot, ...] = ()
+    batches: tuple[Batch, ...] = ()
+    max_block_ms: float = MAX_BLOCK_MS
 
     def __reduce__(self) -> tuple[Callable[..., PurgeTask], tuple[object, ...]]:
-        packed = msgspec.msgpack.encode(self.batches)
-        return _unpack_purge_task, (self.routes, self.schema, self.rule, packed)
+        packed = msgspec.msgpack.encode((self.lots, self.batches))
+        return _unpack_purge_task, (
+            self.routes,
+            self.schema,
+            self.rule,
+            packed,
+            self.max_block_ms,
+        )
 
 
-def _unpack_purge_task(routes: Routes, schema: Schema, rule: Rule, packed: bytes) -> PurgeTask:
-    batches = msgspec.msgpack.decode(packed, type=tuple[Batch, ...])
-    return PurgeTask(routes, schema, rule, batches)
+def _unpack_purge_task(
+    routes: Routes, schema: Schema, rule: Rule, packed: bytes, max_block_ms: float
+) -> PurgeTask:
+    lots, batches = msgspec.msgpack.decode(packed, type=tuple[tuple[Lot, ...], tuple[Batch, ...]])
+    return PurgeTask(routes, schema, rule, lots, batches, max_block_ms)
 
 
 class IdleTask(msgspec.Struct, frozen=True):
@@ -376,7 +567,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
     Attributes:
         counts: keys by family and outcome.
-        purged: coordinators, or orphans, whose last keys went.
+        purged: stale coordinators whose heartbeats went, each once.
+        orphans_purged: orphans of which keys went.
         spared: ids whose heartbeat, or idle time, had changed, or of which a key was kept
             because of another id that it names.
         revived: those of `spared` that were stale when judged and fresh when their turn came.
@@ -390,7 +582,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """
 
     counts: Counts
-    purged: frozenset[bytes]
+    purged: list[bytes]
+    orphans_purged: frozenset[bytes]
     spared: frozenset[bytes]
     revived: frozenset[bytes]
     unsettled: frozenset[bytes]

@@ -18,21 +18,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
+from operator import itemgetter
 
 from msgspec import structs
 
-from cleanup_job.judge import MOST_NAMED, Verdicts, candidates_within, length_of
+from cleanup_job.judge import MOST_NAMED, Verdicts, candidates_within
 from cleanup_job.keyspace import SLOTS, slot_of
-from cleanup_job.model import ABSENT, HEARTBEAT, Batch, Schema
-
-KEYS_PER_BATCH = 1000
-"""Keys and guards of one call: about 1–4 ms of the server, and far from the 8,000 values at
-which Lua's unpack fails (shared facts §3, §5)."""
-
-BYTES_PER_BATCH = 512 * 1024
-"""Names of keys, and values of heartbeats, in one call. Ids of 10 kB exist, and a script's
-arguments are copied."""
+from cleanup_job.model import (
+    ABSENT,
+    BYTES_PER_BATCH,
+    HEARTBEAT,
+    KEYS_PER_BATCH,
+    Batch,
+    Lot,
+    Owned,
+    Schema,
+    length_of,
+)
 
 _SCATTER = 6_367
 """Odd, and about 0.39 of all slots, so that neighbours in a list are far apart in the cluster."""
@@ -98,31 +101,29 @@ class _Batcher:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be deleted.
+    """What will be deleted, in this order.
 
     Attributes:
-        batches: in the order of deletion.
+        lot: coordinators whose heartbeats go with their keys. In a cluster also the keys of those
+            that lie in several slots.
+        batches: keys of coordinators that are spread, and of orphans.
+        last: the heartbeats that wait until all of that is through.
+        counts: keys by family.
         orphans: the orphaned ids that `batches` cover.
         min_idle_s: for how long the orphans' keys must have been untouched; 0 without orphans.
     """
 
+    lot: Lot
     batches: tuple[Batch, ...]
+    last: Lot
+    counts: dict[str, int]
     orphans: frozenset[bytes] = frozenset()
     min_idle_s: int = 0
 
     @property
     def size(self) -> int:
         """How many keys will go."""
-        return sum(batch.size for batch in self.batches)
-
-    def counts(self, schema: Schema) -> dict[str, int]:
-        """How many keys of each family will go."""
-        totals = dict.fromkeys(schema.family_names, 0)
-        for batch in self.batches:
-            totals[HEARTBEAT] += batch.own_heartbeats
-            for (name, _), keys in zip(schema.owned, batch.keys, strict=True):
-                totals[name] += len(keys)
-        return totals
+        return sum(self.counts.values())
 
 
 def make_plan(
@@ -137,107 +138,99 @@ def make_plan(
     """Plan the purge of all stale coordinators, and of these orphans.
 
     An orphan with a key that could name more ids than can be checked is left out. What was not
-    `covered` may hold keys of any coordinator, so that all heartbeats wait for wave 1.
+    `covered` may hold keys of any coordinator, so that all heartbeats wait for the last wave.
     """
+    # A batch of few enough keys may still be too long to send.
+    is_long = verdicts.longest * KEYS_PER_BATCH > BYTES_PER_BATCH
+    spread = _spread_places(verdicts, is_long)
+    slots = _slots(verdicts, schema, clustered=clustered, covered=covered)
+    waiting = spread if not slots else {*spread, *_places_of(None, slots)}
+    batches = _spread_batches(verdicts, spread, schema, clustered=clustered)
     checkable = frozenset(name for name in orphans if _is_checkable(name, verdicts, schema))
-    batches = stale_batches(verdicts, schema, clustered=clustered, covered=covered)
-    if not checkable:
-        return Plan(tuple(batches))
-    batches += orphan_batches(checkable, verdicts, schema, orphan_grace_s, clustered=clustered)
-    return Plan(tuple(batches), checkable, orphan_grace_s)
+    if checkable:
+        batches += orphan_batches(checkable, verdicts, schema, orphan_grace_s, clustered=clustered)
+    return Plan(
+        _lot(verdicts, spread, slots, is_long),
+        tuple(batches),
+        _heartbeats(verdicts, waiting, schema, is_long, clustered=clustered),
+        _counts(verdicts, schema, checkable),
+        checkable,
+        orphan_grace_s if checkable else 0,
+    )
 
 
-def hold_back(batches: Iterable[Batch], ids: Collection[bytes]) -> tuple[list[Batch], list[Batch]]:
-    """Split batches of heartbeats into those that may go and those of `ids`, which must stay.
+def _counts(verdicts: Verdicts, schema: Schema, orphans: Collection[bytes]) -> dict[str, int]:
+    counts = {
+        name: len(owned.keys) + sum(len(lost.get(orphan, ())) for orphan in orphans)
+        for (name, _), owned, lost in zip(
+            schema.owned, verdicts.owned, verdicts.orphans, strict=True
+        )
+    }
+    return {**counts, HEARTBEAT: len(verdicts.stale.ids)}
+
+
+def hold_back(lot: Lot, ids: Collection[bytes]) -> tuple[Lot, Lot]:
+    """Split heartbeats into those that may go and those of `ids`, which must stay.
 
     A heartbeat stays if some key of its coordinator is left, so that the next run finds it.
     """
-    go: list[Batch] = []
-    stay: list[Batch] = []
-    for batch in batches:
-        staying = [name in ids for name in batch.guard_ids]
-        for target, wanted in ((go, False), (stay, True)):
-            places = [i for i, stays in enumerate(staying) if stays is wanted]
-            if places:
-                target.append(_heartbeats_only(batch, places))
-    return go, stay
+    stays = [name in ids for name in lot.ids]
+    return _some(lot, [not yes for yes in stays]), _some(lot, stays)
 
 
-def _heartbeats_only(batch: Batch, places: Sequence[int]) -> Batch:
+def _some(lot: Lot, wanted: Sequence[bool]) -> Lot:
     return structs.replace(
-        batch,
-        guard_ids=[batch.guard_ids[i] for i in places],
-        expected=[batch.expected[i] for i in places],
-        own_heartbeats=len(places),
+        lot,
+        ids=[*compress(lot.ids, wanted)],
+        prints=[*compress(lot.prints, wanted)],
+        slots=[*compress(lot.slots, wanted)],
     )
 
 
 # -- stale coordinators ----------------------------------------------------------------------
 
 
-def stale_batches(
-    verdicts: Verdicts, schema: Schema, *, clustered: bool = False, covered: bool = True
-) -> list[Batch]:
-    """Batches for all stale coordinators with all that they own, wave 0 first.
+def _spread_places(verdicts: Verdicts, is_long: bool) -> set[int]:
+    """The coordinators that can't go in one step with their heartbeat.
 
-    Coordinators are numbered by their places in `Verdicts.stale`. This handles every key of a
-    purge, so it goes through lists of them and makes no object for any.
+    They have more keys than a batch holds, or one that names other stale coordinators too: that
+    one has to watch heartbeats which are deleted elsewhere.
     """
-    ids, prints = list(verdicts.stale), list(verdicts.stale.values())
-    sizes = _Sizes.of(verdicts)
-    spread = _spread_places(verdicts, sizes)
-    slots: Sequence[int | None] = [0] * len(ids)
-    if clustered:
-        slots = _common_slots(verdicts, schema)
-    if not covered:
-        slots = [None] * len(ids)
-    numbers, batch_slots = _number(slots, spread, sizes)
-    batches = _fill(verdicts, numbers, batch_slots)
-    apart = _spread_batches(verdicts, spread, schema, clustered=clustered)
-    waiting = [place for place, slot in enumerate(slots) if slot is None or place in spread]
-    last = _heartbeat_batches(waiting, ids, prints, schema, clustered=clustered)
-    return [*batches, *apart, *last]
+    large = {place for place in _may_be_large(verdicts, is_long) if _is_large(place, verdicts)}
+    if not verdicts.co_owners:
+        return large
+    return large.union(
+        place
+        for owned in verdicts.owned
+        for key, place in zip(owned.keys, owned.owners, strict=True)
+        if key in verdicts.co_owners
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    """How large each stale coordinator is with its heartbeat: keys, and bytes where they matter.
+def _may_be_large(verdicts: Verdicts, is_long: bool) -> Iterable[int]:
+    """All coordinators that may have too many keys, found without a look at each key.
 
-    Where names are as short as they usually are, a batch that has few enough keys is short
-    enough, and nobody needs to count bytes.
+    Such a one has more than its share in some family. These stand in a row, so that two that are
+    half a share apart are both its own.
     """
-
-    keys: list[int]
-    bytes: list[int] | None
-
-    @classmethod
-    def of(cls, verdicts: Verdicts) -> _Sizes:
-        keys = [1] * len(verdicts.stale)
-        for owned in verdicts.owned:
-            for place in owned.owners:
-                keys[place] += 1
-        return cls(keys, _bytes_of(verdicts) if _is_long(verdicts) else None)
-
-    def is_large(self, place: int) -> bool:
-        """True if this coordinator fills a batch by itself, or does not fit into one."""
-        if self.keys[place] > KEYS_PER_BATCH:
-            return True
-        return self.bytes is not None and self.bytes[place] >= BYTES_PER_BATCH
+    if is_long:
+        return range(len(verdicts.stale.ids))
+    step = max(1, KEYS_PER_BATCH // len(verdicts.owned) // 2) if verdicts.owned else 1
+    return {
+        owner
+        for owned in verdicts.owned
+        for owner, later in zip(owned.owners[::step], owned.owners[step::step], strict=False)
+        if owner == later
+    }
 
 
-def _is_long(verdicts: Verdicts) -> bool:
-    longest = max((max(map(len, owned.keys), default=0) for owned in verdicts.owned), default=0)
-    if longest * KEYS_PER_BATCH > BYTES_PER_BATCH:
+def _is_large(place: int, verdicts: Verdicts) -> bool:
+    """True if this coordinator fills a batch by itself, or does not fit into one."""
+    keys = [owned.between(place, place + 1) for owned in verdicts.owned]
+    if 1 + sum(map(len, keys)) > KEYS_PER_BATCH:
         return True
-    return any(value[:1] == b"#" for value in verdicts.stale.values())
-
-
-def _bytes_of(verdicts: Verdicts) -> list[int]:
-    sizes = [_weight(name, value) for name, value in verdicts.stale.items()]
-    for owned in verdicts.owned:
-        for key, place in zip(owned.keys, owned.owners, strict=True):
-            sizes[place] += len(key)
-    return sizes
+    size = _weight(verdicts.stale.ids[place], verdicts.stale.prints[place])
+    return size + sum(len(key) for family in keys for key in family) >= BYTES_PER_BATCH
 
 
 def _weight(coordinator_id: bytes, print_: bytes) -> int:
@@ -245,27 +238,17 @@ def _weight(coordinator_id: bytes, print_: bytes) -> int:
     return len(coordinator_id) + length_of(print_)
 
 
-def _spread_places(verdicts: Verdicts, sizes: _Sizes) -> frozenset[int]:
-    """The coordinators that can't go in one step with their heartbeat.
-
-    They have more keys than a batch holds, or one that names other stale coordinators too: that
-    one has to watch heartbeats which are deleted elsewhere.
-    """
-    large = [place for place in range(len(sizes.keys)) if sizes.is_large(place)]
-    if not verdicts.co_owners:
-        return frozenset(large)
-    shared = [
-        place
-        for owned in verdicts.owned
-        for key, place in zip(owned.keys, owned.owners, strict=True)
-        if key in verdicts.co_owners
+def _slots(
+    verdicts: Verdicts, schema: Schema, *, clustered: bool, covered: bool
+) -> Sequence[int | None]:
+    """The slot in which all keys of each coordinator lie, or None; empty if all can be together."""
+    if not covered:
+        return [None] * len(verdicts.stale.ids)
+    if not clustered:
+        return ()
+    slots: list[int | None] = [
+        slot_of(key) for key in schema.heartbeat.keys_for(verdicts.stale.ids)
     ]
-    return frozenset(large + shared)
-
-
-def _common_slots(verdicts: Verdicts, schema: Schema) -> list[int | None]:
-    """The slot in which all keys of a coordinator lie; None if they lie in several."""
-    slots: list[int | None] = [slot_of(key) for key in schema.heartbeat.keys_for(verdicts.stale)]
     for owned in verdicts.owned:
         for key, place in zip(owned.keys, owned.owners, strict=True):
             if slots[place] is not None and slots[place] != slot_of(key):
@@ -273,133 +256,84 @@ def _common_slots(verdicts: Verdicts, schema: Schema) -> list[int | None]:
     return slots
 
 
-def _number(
-    slots: Sequence[int | None], spread: frozenset[int], sizes: _Sizes
-) -> tuple[list[int], list[int | None]]:
-    """Which batch each coordinator goes in, and each batch's slot; -1 for those that are spread."""
-    numbers: list[int] = []
-    batch_slots: list[int | None] = []
-    open_batches: dict[int | None, tuple[int, int, int]] = {}
-    full = (-1, KEYS_PER_BATCH, 0)
-    for place, slot in enumerate(slots):
-        if place in spread:
-            numbers.append(-1)
-            continue
-        number, keys, size = open_batches.get(slot, full)
-        if keys >= KEYS_PER_BATCH or size >= BYTES_PER_BATCH:
-            number, keys, size = len(batch_slots), 0, 0
-            batch_slots.append(slot)
-        numbers.append(number)
-        size += sizes.bytes[place] if sizes.bytes is not None else 0
-        open_batches[slot] = (number, keys + sizes.keys[place], size)
-    return numbers, batch_slots
+def _places_of(wanted: int | None, slots: Sequence[int | None]) -> Iterator[int]:
+    return (place for place, slot in enumerate(slots) if slot == wanted)
 
 
-def _fill(
-    verdicts: Verdicts, numbers: Sequence[int], batch_slots: Sequence[int | None]
-) -> list[Batch]:
-    """The batches with what goes into them.
+def _lot(
+    verdicts: Verdicts, spread: Collection[int], slots: Sequence[int | None], is_long: bool
+) -> Lot:
+    """All coordinators but those that are spread, those of a slot together."""
+    stale = verdicts.stale
+    lot = Lot(stale.ids, stale.prints, verdicts.owned, slots, is_long)
+    if not spread and len(set(slots)) <= 1:
+        return lot  # as it is, which is how almost all are
+    places = [place for place in range(len(stale.ids)) if place not in spread]
+    if slots:
+        places.sort(key=lambda place: _turn(slots[place]))
+    new_places = dict(zip(places, range(len(places)), strict=True))
+    return structs.replace(
+        lot,
+        ids=[stale.ids[place] for place in places],
+        prints=[stale.prints[place] for place in places],
+        owned=[_renumbered(owned, new_places) for owned in verdicts.owned],
+        slots=[slots[place] for place in places] if slots else (),
+    )
 
-    Those without a slot only watch their heartbeats, which are in other slots.
-    """
-    # One more, for what is spread: its number, -1, is the last place of a list.
-    count = len(batch_slots) + 1
-    ids: list[list[bytes]] = [[] for _ in range(count)]
-    prints: list[list[bytes]] = [[] for _ in range(count)]
-    for number, name, value in zip(numbers, *_columns(verdicts.stale), strict=True):
-        ids[number].append(name)
-        prints[number].append(value)
-    families: list[list[list[bytes]]] = []
-    for owned in verdicts.owned:
-        family: list[list[bytes]] = [[] for _ in range(count)]
-        add_to = [keys.append for keys in family]
-        for key, place in zip(owned.keys, owned.owners, strict=True):
-            add_to[numbers[place]](key)
-        families.append(family)
-    batches = [
-        Batch(
-            guard_ids=ids[number],
-            own_heartbeats=0 if slot is None else len(ids[number]),
-            expected=prints[number],
-            keys=[family[number] for family in families],
-            slot=slot,
-        )
-        for number, slot in enumerate(batch_slots)
+
+def _renumbered(owned: Owned, new_places: Mapping[int, int]) -> Owned:
+    """The keys of those that have a new place, in the new order."""
+    rows = [
+        (new_places[place], key)
+        for key, place in zip(owned.keys, owned.owners, strict=True)
+        if place in new_places
     ]
-    return sorted(batches, key=_turn)
+    rows.sort(key=itemgetter(0))
+    return Owned([key for _, key in rows], [place for place, _ in rows])
 
 
-def _columns(stale: Mapping[bytes, bytes]) -> tuple[Iterable[bytes], Iterable[bytes]]:
-    return stale.keys(), stale.values()
-
-
-def _turn(batch: Batch) -> int:
+def _turn(slot: int | None) -> int:
     """Slots that follow each other lie on one server. Several servers are to work at once."""
-    return -1 if batch.slot is None else batch.slot * _SCATTER % SLOTS
+    return -1 if slot is None else slot * _SCATTER % SLOTS
 
 
 def _spread_batches(
-    verdicts: Verdicts, spread: frozenset[int], schema: Schema, *, clustered: bool
+    verdicts: Verdicts, spread: Collection[int], schema: Schema, *, clustered: bool
 ) -> list[Batch]:
     """Owned keys of spread coordinators, each watched by every stale heartbeat that it names."""
     batcher = _Batcher(schema, slot=None if clustered else 0)
-    if not spread:
-        return []
-    ids = list(verdicts.stale)
-    of_owner: dict[int, list[tuple[int, bytes]]] = {place: [] for place in sorted(spread)}
-    for family, owned in enumerate(verdicts.owned):
-        for key, place in zip(owned.keys, owned.owners, strict=True):
-            if place in spread:
-                of_owner[place].append((family, key))
-    for place, keys in of_owner.items():
-        for family, key in keys:
-            named = (ids[place], *verdicts.co_owners.get(key, ()))
-            batcher.draft.add(family, key, [(name, verdicts.stale[name]) for name in named])
-            batcher.flush_if_full()
+    for place in sorted(spread):
+        for family, owned in enumerate(verdicts.owned):
+            for key in owned.between(place, place + 1):
+                named = (verdicts.stale.ids[place], *verdicts.co_owners.get(key, ()))
+                guards = [(name, verdicts.stale.print_of(name)) for name in named]
+                batcher.draft.add(family, key, guards)
+                batcher.flush_if_full()
     return batcher.finish()
 
 
-def _heartbeat_batches(
-    places: Iterable[int],
-    ids: Sequence[bytes],
-    prints: Sequence[bytes],
+def _heartbeats(
+    verdicts: Verdicts,
+    places: Collection[int],
     schema: Schema,
+    is_long: bool,
     *,
     clustered: bool,
-) -> list[Batch]:
-    """Batches of wave 1, by slot, with these coordinators' heartbeats."""
-    by_slot: dict[int, list[int]] = {}
-    for place in places:
-        slot = slot_of(schema.heartbeat.key_for(ids[place])) if clustered else 0
-        by_slot.setdefault(slot, []).append(place)
-    batches = [
-        Batch(
-            guard_ids=[ids[place] for place in some],
-            own_heartbeats=len(some),
-            expected=[prints[place] for place in some],
-            keys=[[] for _ in schema.owned],
-            wave=1,
-            slot=slot,
-        )
-        for slot, in_slot in by_slot.items()
-        for some in _few_enough(in_slot, ids, prints)
-    ]
-    return sorted(batches, key=_turn)
-
-
-def _few_enough(
-    places: Sequence[int], ids: Sequence[bytes], prints: Sequence[bytes]
-) -> Iterator[list[int]]:
-    some: list[int] = []
-    size = 0
-    for place in places:
-        some.append(place)
-        size += _weight(ids[place], prints[place])
-        if len(some) >= KEYS_PER_BATCH or size >= BYTES_PER_BATCH:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
+) -> Lot:
+    """The heartbeats of these coordinators, those of a slot together."""
+    ids = verdicts.stale.ids
+    slots = dict.fromkeys(sorted(places), 0)
+    if clustered:
+        slots = {place: slot_of(schema.heartbeat.key_for(ids[place])) for place in slots}
+    in_turn = sorted(slots, key=lambda place: _turn(slots[place]))
+    return Lot(
+        ids=[ids[place] for place in in_turn],
+        prints=[verdicts.stale.prints[place] for place in in_turn],
+        owned=[Owned([], [])] * len(schema.owned),
+        slots=[slots[place] for place in in_turn],
+        is_long=is_long,
+        wave=1,
+    )
 
 
 # -- orphans ---------------------------------------------------------------------------------
@@ -434,7 +368,8 @@ def orphan_batches(
         for family, key, names in named:
             batcher.draft.add(family, key, [(name, ABSENT) for name in names])
             batcher.flush_if_full()
-    return sorted(chain(*(batcher.finish() for batcher in batchers.values())), key=_turn)
+    batches = chain(*(batcher.finish() for batcher in batchers.values()))
+    return sorted(batches, key=lambda batch: _turn(batch.slot))
 
 
 def _only_slot(keys: Iterable[bytes]) -> int | None:

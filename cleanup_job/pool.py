@@ -22,10 +22,11 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any, Protocol, TypeVar
 
 from cleanup_job.model import Pulse
@@ -74,13 +75,14 @@ class Pool(Protocol):
     workers: int
 
     def map(
-        self, stage: Stage, tasks: Sequence[Task], watch: Watch, *, per_node: int | None = None
+        self, stage: Stage, tasks: Iterable[Task], watch: Watch, *, per_node: int | None = None
     ) -> Iterator[tuple[Task, Any | None]]:
         """Each task with its result as it comes; None where its worker was lost.
 
         Args:
             stage: what to do.
-            tasks: with what; with `per_node`, each has a `node`.
+            tasks: with what, each made when a worker is about to have room; with `per_node`, each
+                has a `node`.
             watch: is told of progress.
             per_node: no more than so many tasks of the same node are under way at once.
 
@@ -129,7 +131,7 @@ class _Serial:
     def map(
         self,
         stage: Stage,
-        tasks: Sequence[Task],
+        tasks: Iterable[Task],
         watch: Watch,
         *,
         per_node: int | None = None,  # noqa: ARG002 - one at a time is always few enough
@@ -152,21 +154,24 @@ class _Shared:
 
 
 class _Queue:
-    """Tasks that wait for their node to have room."""
+    """Tasks that wait: to be made, or for their node to have room."""
 
-    def __init__(self, tasks: Sequence[Any], per_node: int | None) -> None:
-        self._waiting = deque(tasks)
+    def __init__(self, tasks: Iterable[Any], per_node: int | None) -> None:
+        self._upcoming = iter(tasks)
+        self._waiting: deque[Any] = deque()
         self._per_node = per_node
         self._busy: Counter[str] = Counter()
 
     def __bool__(self) -> bool:
+        if not self._waiting:
+            self._waiting.extend(islice(self._upcoming, 1))
         return bool(self._waiting)
 
     def ready(self, most: int) -> list[Any]:
         """The tasks that may begin now, at most so many; they count as begun."""
         ready: list[Any] = []
         waiting: deque[Any] = deque()
-        while self._waiting and len(ready) < most:
+        while len(ready) < most and self:
             task = self._waiting.popleft()
             if self._per_node is None:
                 ready.append(task)
@@ -178,9 +183,9 @@ class _Queue:
         self._waiting = waiting + self._waiting
         return ready
 
-    def rest(self) -> list[Any]:
+    def rest(self) -> Iterator[Any]:
         """The tasks that never began."""
-        return list(self._waiting)
+        return chain(self._waiting, self._upcoming)
 
     def finish(self, task: Any) -> None:
         """A task that was begun is through."""
@@ -207,7 +212,7 @@ class _Processes:
         )
 
     def map(
-        self, stage: Stage, tasks: Sequence[Task], watch: Watch, *, per_node: int | None = None
+        self, stage: Stage, tasks: Iterable[Task], watch: Watch, *, per_node: int | None = None
     ) -> Iterator[tuple[Task, Any | None]]:
         queue = _Queue(tasks, per_node)
         for _ in range(MOST_STARTS):

@@ -28,7 +28,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
 from itertools import repeat
@@ -44,6 +44,7 @@ from cleanup_job.keyspace import SEPARATOR, Pattern, slot_of, widths_of
 from cleanup_job.model import (
     ABSENT,
     HEARTBEAT,
+    KEYS_PER_BATCH,
     OUTCOMES,
     Batch,
     Counts,
@@ -57,6 +58,7 @@ from cleanup_job.model import (
     Target,
     printable,
 )
+from cleanup_job.pace import Pace
 from cleanup_job.routes import Router
 from cleanup_job.wire import Reply, Wire, WireLostError
 
@@ -163,7 +165,7 @@ def purge(task: PurgeTask, pulse: Pulse) -> Outcome:
 def leave(task: PurgeTask) -> Outcome:
     """The outcome of batches that are never sent: their keys are still there because of us."""
     run = _Purge(task, _Unwatched())
-    for batch in task.batches:
+    for batch in run.upcoming():
         run.leave(batch)
     return run.outcome()
 
@@ -171,7 +173,7 @@ def leave(task: PurgeTask) -> Outcome:
 def spare(task: PurgeTask) -> Outcome:
     """The outcome of heartbeats that stay because their coordinator kept a key."""
     run = _Purge(task, _Unwatched())
-    for batch in task.batches:
+    for batch in run.upcoming():
         run.spare(batch)
     return run.outcome()
 
@@ -249,15 +251,15 @@ class _Attempt:
         words += expected if self.one_by_one else [b"\0".join(expected)]
         return words
 
-    def finished_ids(self) -> set[bytes]:
+    def finished_ids(self) -> Collection[bytes]:
         """The coordinators whose last keys go with this batch."""
         ids = self.batch.guard_ids
         if self.batch.is_of_orphans:
             return {ids[needs[0]] for needs in self.needs()} - self.spared_ids()
         own = ids[: self.batch.own_heartbeats]
         if not self.dropped:
-            return set(own)
-        return {name for place, name in enumerate(own) if place not in self.dropped}
+            return own
+        return [name for place, name in enumerate(own) if place not in self.dropped]
 
     def spared_ids(self) -> set[bytes]:
         """The ids that changed, and those that keep a key because of them."""
@@ -353,7 +355,9 @@ class _Purge:
         self.router = Router(task.routes)
         self.families = task.schema.family_names
         self.counts: Counts = {name: dict.fromkeys(OUTCOMES, 0) for name in self.families}
-        self.purged: set[bytes] = set()
+        self.pace = Pace(KEYS_PER_BATCH, task.max_block_ms)
+        self.purged: list[bytes] = []
+        self.orphans_purged: set[bytes] = set()
         self.spared: set[bytes] = set()
         self.revived: set[bytes] = set()
         self.rewritten: set[bytes] = set()
@@ -366,13 +370,27 @@ class _Purge:
         self.hopeless = False
 
     def run(self) -> None:
-        waiting = list(reversed(self.task.batches))
-        while self.open or (waiting and not self._is_ending()):
-            while waiting and self._has_room() and not self._is_ending():
-                self._begin(_Attempt(waiting.pop(), self.task.schema))
+        upcoming = self.upcoming()
+        batch = next(upcoming, None)
+        while self.open or (batch is not None and not self._is_ending()):
+            while batch is not None and self._has_room() and not self._is_ending():
+                self._begin(_Attempt(batch, self.task.schema))
+                batch = next(upcoming, None)
             self.router.wait()
-        for batch in waiting:
+        while batch is not None:
             self.leave(batch)
+            batch = next(upcoming, None)
+
+    def upcoming(self) -> Iterator[Batch]:
+        """The task in batches as large as calls may be at the moment."""
+        for lot in self.task.lots:
+            yield from lot.batches(self._most_keys)
+        for batch in self.task.batches:
+            yield from batch.pieces(self._most_keys(batch.slot))
+
+    def _most_keys(self, slot: int | None) -> int:
+        # A scattered batch is sent key by key, and holds up nobody.
+        return KEYS_PER_BATCH if slot is None else self.pace.size
 
     def _is_ending(self) -> bool:
         return self.hopeless or self.pulse.stopping()
@@ -413,6 +431,7 @@ class _Purge:
         elif isinstance(reply, Exception):
             self._take_error(attempt, "EVALSHA", reply)
         elif reply[0] == _DELETED:
+            self.pace.took(attempt.batch.size, self.router.last_s)
             self._settle(attempt, reply[1:])
         elif reply[0] == _DIFFERENT:
             attempt.one_by_one = True
@@ -578,7 +597,7 @@ class _Purge:
         if not (attempt.batch.own_heartbeats or attempt.batch.is_of_orphans):
             ids = attempt.batch.guard_ids
             self.begun.update(ids[needs[0]] for needs in attempt.needs())
-        self.purged.update(attempt.finished_ids())
+        self._finish(attempt)
         self._close(attempt)
 
     def _settle_each(self, attempt: _Attempt, became: Sequence[str]) -> None:
@@ -594,8 +613,19 @@ class _Purge:
             elif outcome in (_FAILED, _UNKNOWN):
                 left.add(ids[guards[0]])
         self.unsettled |= left
-        self.purged.update(attempt.finished_ids() - left)
+        self._finish(attempt, left)
         self._close(attempt)
+
+    def _finish(self, attempt: _Attempt, left: Collection[bytes] = ()) -> None:
+        """Count those whose last keys went, but for `left`, of which something is still there."""
+        finished = attempt.finished_ids()
+        if attempt.batch.is_of_orphans:
+            self.orphans_purged.update(finished)
+            self.orphans_purged.difference_update(left)
+        elif left:
+            self.purged += [name for name in finished if name not in left]
+        else:
+            self.purged += finished
 
     def _take_error(self, attempt: _Attempt, command: str, reply: Exception) -> None:
         """A call without a good reply: it did nothing, or it has to be found out."""
@@ -662,7 +692,7 @@ class _Purge:
 
     def look_at_all(self, error: CleanupJobError) -> None:
         """Account for batches of which it is not clear what became."""
-        for batch in self.task.batches:
+        for batch in self.upcoming():
             self.open += 1
             self.keys_open += batch.size
             self._look_again(_Attempt(batch, self.task.schema), error)
@@ -696,7 +726,8 @@ class _Purge:
         )
         return Outcome(
             counts=self.counts,
-            purged=frozenset(self.purged),
+            purged=self.purged,
+            orphans_purged=frozenset(self.orphans_purged),
             spared=frozenset(self.spared),
             revived=frozenset(self.revived),
             unsettled=frozenset(self.unsettled),

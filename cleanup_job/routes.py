@@ -70,7 +70,11 @@ class _Call:
 
 
 class Router:
-    """The connections of one worker, by slot."""
+    """The connections of one worker, by slot.
+
+    Attributes:
+        last_s: how long the reply took that is being handled, as its connection says.
+    """
 
     def __init__(self, routes: Routes) -> None:
         self._access = routes.access
@@ -82,6 +86,7 @@ class Router:
         self._waiting: list[_Call] = []
         self._try_again_at = 0.0
         self._timings: list[Timings] = []
+        self.last_s = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -186,7 +191,7 @@ class Router:
             wire.send(*call.first, then=_ignore)
         if asking:
             wire.send("ASKING", then=_ignore)
-        wire.send(*call.words, then=lambda reply: self._take(call, wire.endpoint, reply))
+        wire.send(*call.words, then=lambda reply: self._take(call, wire, reply))
 
     def _send_all(
         self,
@@ -212,7 +217,7 @@ class Router:
         def take(reply: Reply) -> None:
             place = next(upcoming)
             if isinstance(reply, Exception):
-                self._take(call(place), wire.endpoint, reply)
+                self._take(call(place), wire, reply)
             else:
                 settle(place, reply)
 
@@ -245,6 +250,7 @@ class Router:
             raise self._unreachable[endpoint]
         try:
             wire = self._wires[endpoint] = wires.borrow(endpoint)
+            wire.measure_latency()
         except ServerUnavailableError as error:
             self._unreachable[endpoint] = error
             raise
@@ -252,10 +258,11 @@ class Router:
 
     # -- following what the cluster says ---------------------------------------------------------
 
-    def _take(self, call: _Call, endpoint: Endpoint, reply: Reply) -> None:
+    def _take(self, call: _Call, wire: Wire, reply: Reply) -> None:
         """Follow what the cluster says, or hand the reply on."""
+        self.last_s = wire.last_s
         if isinstance(reply, redis.exceptions.AskError):  # and MOVED
-            self._redirect(call, endpoint, reply)
+            self._redirect(call, wire.endpoint, reply)
         elif isinstance(reply, _WAIT) or (call.reads and isinstance(reply, WireLostError)):
             self._postpone(call, reply)
         else:

@@ -39,18 +39,18 @@ from cleanup_job.model import (
     SurveyTask,
     Timings,
     merge_timings,
-    pack,
     unpack,
 )
+from cleanup_job.pace import Pace
 from cleanup_job.routes import Router
 from cleanup_job.wire import Reply, Wire
 
 PAGE = 1000
-"""COUNT of a SCAN: 0.3–0.6 ms of the server per call (shared facts §3), so that other clients
-hardly notice, and few enough round trips."""
+"""Most of COUNT for a SCAN: 0.3–0.6 ms of the server per call (shared facts §3), so that other
+clients hardly notice, and few enough round trips."""
 
 HEARTBEATS_PER_READ = 1000
-"""Keys per MGET: about 1 ms of the server."""
+"""Most keys per MGET: about 1 ms of the server."""
 
 BYTES_PER_READ = 1_000_000
 """Values per MGET. How long they are is only known from those read before, so the first read
@@ -140,19 +140,15 @@ def without_slots(found: Findings, schema: Schema, slots: frozenset[int]) -> Fin
     """
     stale = [
         row
-        for row in zip(
-            unpack(found.stale), unpack(found.stale_values), found.stale_ages_ms, strict=True
-        )
+        for row in zip(found.stale, found.stale_prints, found.stale_ages_ms, strict=True)
         if slot_of(schema.heartbeat.key_for(row[0])) not in slots
     ]
     return structs.replace(
         found,
-        stale=pack([name for name, _, _ in stale]),
-        stale_values=pack([value for _, value, _ in stale]),
-        stale_ages_ms=tuple(age_ms for _, _, age_ms in stale),
-        owned=tuple(
-            pack([key for key in unpack(keys) if slot_of(key) not in slots]) for keys in found.owned
-        ),
+        stale=[name for name, _, _ in stale],
+        stale_prints=[print_ for _, print_, _ in stale],
+        stale_ages_ms=[age_ms for _, _, age_ms in stale],
+        owned=[[key for key in keys if slot_of(key) not in slots] for keys in found.owned],
     )
 
 
@@ -176,9 +172,12 @@ class _Walk:
         self.pulse = pulse
         self.glob = covering_glob(task.schema.patterns)
         self.key_rule = acl.key_rule(task.schema.heartbeat)
+        self.page = Pace(PAGE, task.max_block_ms)
+        self.read = Pace(HEARTBEATS_PER_READ, task.max_block_ms)
         self.unread: list[bytes] = []
-        self.per_read = FIRST_READ
+        self.fit = FIRST_READ
         self.scanned = 0
+        self.longest = 0
         self.live: list[bytes] = []
         self.stale: list[bytes] = []
         self.stale_prints: list[bytes] = []
@@ -187,6 +186,7 @@ class _Walk:
         self.owned: list[list[bytes]] = [[] for _ in task.schema.owned]
 
     def run(self) -> None:
+        self.wire.measure_latency()
         for lane in self.partition.lanes:
             self._scan(lane, lane[0])
         while self.wire:
@@ -197,8 +197,10 @@ class _Walk:
     def _scan(self, lane: Lane, place: int) -> None:
         """Ask for the page at `place`; its reply asks for the next one."""
         order = self.partition.order
+        count = self.page.size
 
         def take(reply: Reply) -> None:
+            self.page.took(count, self.wire.last_s)
             cursor, keys = self._accept("SCAN", reply)
             next_place = place_of(order, int(cursor))
             at_end = int(cursor) == 0 or (next_place >= lane[1] and order is not Order.SEQUENCE)
@@ -209,40 +211,49 @@ class _Walk:
                 )
             if not at_end and not self.pulse.stopping():
                 self._scan(lane, next_place)
-            self.pulse.advance(self._passed(lane, place, lane[1] if at_end else next_place))
+            passed = count
+            if order is not Order.SEQUENCE:
+                passed = self._passed(lane, place, lane[1] if at_end else next_place)
+            self.pulse.advance(passed)
             self._take_page(keys)
 
         cursor = str(cursor_at(order, place))
-        self.wire.send("SCAN", cursor, "MATCH", self.glob, "COUNT", str(PAGE), then=take)
+        self.wire.send("SCAN", cursor, "MATCH", self.glob, "COUNT", str(count), then=take)
 
     def _passed(self, lane: Lane, place: int, next_place: int) -> int:
         """About how many keys lie between two places: MATCH hides what was walked over."""
-        if self.partition.order is Order.SEQUENCE:
-            return PAGE
         share = self.partition.keys // len(self.partition.lanes)
         return share * (next_place - place) // (lane[1] - lane[0])
 
     def _take_page(self, keys: list[bytes]) -> None:
         self.scanned += len(keys)
         keys.sort()
+        self.longest = max(self.longest, *map(len, keys), 0)
         for bucket, (_, pattern) in zip(self.owned, self.task.schema.owned, strict=True):
             bucket += pattern.pick(keys)
         heartbeat = self.task.schema.heartbeat
         self.unread += heartbeat.ids(heartbeat.within(keys))
-        if len(self.unread) >= self.per_read:
+        if len(self.unread) >= self._per_read:
             self._read_heartbeats()
+
+    @property
+    def _per_read(self) -> int:
+        return min(self.read.size, self.fit)
 
     def _read_heartbeats(self) -> None:
         """Ask for the values of heartbeats found, and for the time right behind them."""
-        ids, self.unread = self.unread[: self.per_read], self.unread[self.per_read :]
+        count = self._per_read
+        ids, self.unread = self.unread[:count], self.unread[count:]
         if self.task.clustered:
             self._read_one_by_one(ids)
         elif ids:
             values: list[bytes | None] = []
-            keys = self.task.schema.heartbeat.keys_for(ids)
-            self.wire.send(
-                "MGET", *keys, then=lambda reply: values.extend(self._accept("MGET", reply))
-            )
+
+            def take(reply: Reply) -> None:
+                self.read.took(len(ids), self.wire.last_s)
+                values.extend(self._accept("MGET", reply))
+
+            self.wire.send("MGET", *self.task.schema.heartbeat.keys_for(ids), then=take)
             self._judge_by_time(ids, values)
 
     def _read_one_by_one(self, ids: Sequence[bytes], *, asking: bool = False) -> None:
@@ -278,17 +289,19 @@ class _Walk:
         def take(reply: Reply) -> None:
             seconds, micros = self._accept("TIME", reply)
             now_ms = int(seconds) * 1000 + int(micros) // 1000
-            self._pace(values)
+            self._fit(values)
             self._judge_all(ids, values, now_ms)
             self._read_one_by_one(elsewhere, asking=True)
 
         self.wire.send("TIME", then=take)
 
-    def _pace(self, values: Sequence[bytes | None]) -> None:
-        """Have the next read be about as large as it may."""
-        size = sum(map(len, filter(None, values)))
+    def _fit(self, values: Sequence[bytes | None]) -> None:
+        """Have the next reply be no longer than it may."""
+        sizes = [*map(len, filter(None, values))]
+        self.longest = max(self.longest, *sizes, 0)
+        size = sum(sizes)
         each = max(1, size // len(values))
-        self.per_read = max(1, min(HEARTBEATS_PER_READ, BYTES_PER_READ // each))
+        self.fit = max(1, BYTES_PER_READ // each)
 
     def _value(self, reply: Reply) -> bytes | None:
         """A heartbeat's value, as MGET would give it.
@@ -353,19 +366,20 @@ class _Walk:
         return wires.accept(command, reply, self.wire.endpoint, self.key_rule)
 
     def findings(self, seconds: float, attempts: int, timings: Timings) -> Findings:
-        """All that was found, packed."""
+        """All that was found."""
         return Findings(
             partition=self.partition,
             scanned=self.scanned,
             seconds=seconds,
             attempts=attempts,
-            live=pack(self.live),
-            stale=pack(self.stale),
-            stale_values=pack(self.stale_prints),
-            stale_ages_ms=tuple(self.stale_ages_ms),
-            kept=tuple(self.kept),
-            owned=tuple(pack(keys) for keys in self.owned),
+            live=self.live,
+            stale=self.stale,
+            stale_prints=self.stale_prints,
+            stale_ages_ms=self.stale_ages_ms,
+            kept=self.kept,
+            owned=self.owned,
             timings=timings,
+            longest=self.longest,
         )
 
 

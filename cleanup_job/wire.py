@@ -37,6 +37,9 @@ REPLY_TIMEOUT_S = 30.0
 """How long to wait for one reply. Our own commands take milliseconds, so this only has to
 outlast somebody else's slow script or a disk that stalls the server."""
 
+LATENCY_PROBES = 3
+"""The least of them counts: one may have to wait for somebody else's command."""
+
 Reply = Any
 """What the server answered, an error of it, or a `WireLostError` if no answer came."""
 
@@ -51,7 +54,12 @@ class WireLostError(ServerUnavailableError):
 
 
 class Wire:
-    """One connection with a queue of requests in flight."""
+    """One connection with a queue of requests in flight.
+
+    Attributes:
+        latency_s: the least that a reply takes, if `measure_latency` was called.
+        last_s: how long the last reply took beyond that.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         """Connect and log in.
@@ -64,6 +72,8 @@ class Wire:
         self.timings: Timings = {}
         self._in_flight: deque[tuple[str, float, Handler]] = deque()
         self._last_reply_at = 0.0
+        self.last_s = 0.0
+        self.latency_s = 0.0
         self.is_lost = False
         self._connection = _connect(endpoint)
 
@@ -122,7 +132,9 @@ class Wire:
         now = perf_counter()
         # With several requests in flight the server starts on one when it is done with the
         # one before, so its own time is counted from there.
-        self.timings.setdefault(command, []).append(now - max(sent_at, self._last_reply_at))
+        took_s = now - max(sent_at, self._last_reply_at)
+        self.timings.setdefault(command, []).append(took_s)
+        self.last_s = max(0.0, took_s - self.latency_s)
         self._last_reply_at = now
         then(reply)
 
@@ -149,6 +161,21 @@ class Wire:
         if command in _CONTAINERS:
             command = f"{command} {words[1]!s}"
         return accept(command, replies[-1], self.endpoint, keys)
+
+    def measure_latency(self) -> None:
+        """Find out how long a reply takes that costs the server nothing, once per connection.
+
+        An error is a reply too, and a broken connection is noticed by whoever uses it next.
+        """
+        if self.latency_s or self._in_flight:
+            return
+        took_s = []
+        for _ in range(LATENCY_PROBES):
+            started = perf_counter()
+            self.send("TIME", then=_ignore)
+            self.drain()
+            took_s.append(perf_counter() - started)
+        self.latency_s = min(took_s)
 
     def take_timings(self) -> Timings:
         """The timings since the last call."""
@@ -183,6 +210,10 @@ class Wire:
 
 _CONTAINERS = ("CLUSTER", "OBJECT", "SCRIPT", "SENTINEL")
 """Commands that are nothing without a subcommand, which has a right of its own."""
+
+
+def _ignore(_: Reply) -> None:
+    """For replies that nothing depends on."""
 
 
 def accept(command: str, reply: Reply, endpoint: Endpoint, keys: str = "") -> Reply:

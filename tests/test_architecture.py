@@ -12,12 +12,12 @@ import cleanup_job
 PACKAGE = Path(cleanup_job.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
-PURE = {"errors", "keyspace", "cursors", "model", "acl", "judge", "plan"}
+PURE = {"errors", "keyspace", "pace", "cursors", "model", "acl", "judge", "plan"}
 STAGES = {"topology", "survey", "plan", "purge", "pool", "report"}
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
 LAYERS = [
-    {"errors", "keyspace"},
+    {"errors", "keyspace", "pace"},
     {"cursors"},
     {"model"},
     {"acl", "tls"},

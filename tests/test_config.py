@@ -35,6 +35,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 SECONDS = " (allowed: a whole number of seconds, at least 1)"
 PATTERN = " (allowed: a pattern with {id})"
 COUNT = "(allowed: a whole number from 1 to 256, or auto)"
+MILLISECONDS = "(allowed: a whole number of milliseconds from 1 to 1000)"
 BOOL = "(allowed: true, false)"
 ONCE = 'needs {id} exactly once, as a whole segment between colons (or as "*{id}*"'
 PLAIN = "; write it in quotes if it is text, else as a plain number, true or false"
@@ -155,6 +156,9 @@ class TestBadFields:
             ),
             ("per_node: 0", "per_node: Expected `int` >= 1 " + COUNT),
             ("per_node: many", "per_node: Invalid enum value 'many' " + COUNT),
+            ("max_block_ms: 0", "max_block_ms: Expected `int` >= 1 " + MILLISECONDS),
+            ("max_block_ms: 1001", "max_block_ms: Expected `int` <= 1000 " + MILLISECONDS),
+            ("max_block_ms: 0.5", "max_block_ms: Expected `int`, got `float` " + MILLISECONDS),
             ('allow_partial: "true"', "allow_partial: Expected `bool`, got `str` " + BOOL),
             (
                 "keys:",
@@ -630,6 +634,7 @@ class TestPrecedence:
             ("ENGINE", "serial", "serial"),
             ("PER_NODE", "auto", "auto"),
             ("PER_NODE", "3", 3),
+            ("MAX_BLOCK_MS", "5", 5),
             ("ALLOW_PARTIAL", "true", True),
             ("ALLOW_PARTIAL", "false", False),
         ],
@@ -652,7 +657,8 @@ class TestPrecedence:
             "CLEANUP_JOB_WORKER: no such setting; did you mean CLEANUP_JOB_WORKERS? (allowed: "
             "CLEANUP_JOB_URL, CLEANUP_JOB_STALE_AFTER, CLEANUP_JOB_ORPHANS, "
             "CLEANUP_JOB_ORPHAN_GRACE, CLEANUP_JOB_WORKERS, CLEANUP_JOB_ENGINE, "
-            "CLEANUP_JOB_PER_NODE, CLEANUP_JOB_ALLOW_PARTIAL, CLEANUP_JOB_PASSWORD_FILE, "
+            "CLEANUP_JOB_PER_NODE, CLEANUP_JOB_MAX_BLOCK_MS, CLEANUP_JOB_ALLOW_PARTIAL, "
+            "CLEANUP_JOB_PASSWORD_FILE, "
             "CLEANUP_JOB_CA_FILE, CLEANUP_JOB_CERT_FILE, CLEANUP_JOB_KEY_FILE, "
             "CLEANUP_JOB_SERVER_NAME, CLEANUP_JOB_SENTINEL_PASSWORD, "
             "CLEANUP_JOB_SENTINEL_PASSWORD_FILE)"

@@ -17,10 +17,9 @@ from cleanup_job.judge import (
     fingerprint,
     is_as_judged,
     judge_heartbeat,
-    length_of,
 )
 from cleanup_job.keyspace import slot_of
-from cleanup_job.model import Findings, Kind, Partition, Rule, Sample, pack
+from cleanup_job.model import Findings, Kind, Partition, Rule, Sample, length_of
 
 NOW = 1_760_000_000_000
 RULE = Rule(stale_after_ms=600_000, fields=("timestamp", "lastHeartbeat"), unit_ms=1)
@@ -140,12 +139,12 @@ def found(
         scanned=0,
         seconds=0.0,
         attempts=1,
-        live=pack(live or []),
-        stale=pack(stale),
-        stale_values=pack([b"v"] * len(stale)),
-        stale_ages_ms=(700_000,) * len(stale),
-        kept=tuple(Sample(name, Kind.UNREADABLE, "r") for name in kept or []),
-        owned=tuple(pack(owned.get(name, [])) for name, _ in SCHEMA.owned),
+        live=live or [],
+        stale=stale,
+        stale_prints=[b"v"] * len(stale),
+        stale_ages_ms=[700_000] * len(stale),
+        kept=[Sample(name, Kind.UNREADABLE, "r") for name in kept or []],
+        owned=[owned.get(name, []) for name, _ in SCHEMA.owned],
         timings={},
     )
 
@@ -163,7 +162,7 @@ def owner_of(key: bytes, family: str, *findings: Findings) -> tuple[str, bytes] 
 
 def of_owners(verdicts: Verdicts) -> list[dict[bytes, list[bytes]]]:
     """The owned keys by owner, for each family."""
-    names = list(verdicts.stale)
+    names = verdicts.stale.ids
     families = []
     for owned in verdicts.owned:
         family: dict[bytes, list[bytes]] = {}
@@ -211,7 +210,7 @@ class TestOwnership:
     def test_a_heartbeat_seen_stale_and_live_is_live(self) -> None:
         verdicts = decide([found(stale=[b"a"]), found(live=[b"a"])], SCHEMA)
         assert verdicts.live == {b"a"}
-        assert not verdicts.stale
+        assert not verdicts.stale.ids
 
     def test_a_key_seen_twice_counts_once(self) -> None:
         key = b"blocking:signal:a"

@@ -7,7 +7,24 @@ import pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleanup_job.model import Endpoint, Secret, pack, printable, unpack
+from cleanup_job.config import Config
+from cleanup_job.cursors import Order
+from cleanup_job.model import (
+    Batch,
+    Endpoint,
+    Findings,
+    Kind,
+    Lot,
+    Owned,
+    Partition,
+    PurgeTask,
+    Sample,
+    Secret,
+    pack,
+    printable,
+    unpack,
+)
+from cleanup_job.routes import standalone
 
 names = st.one_of(st.binary(), st.sampled_from([b"", b"\n", b"a\nb", b"m", b"\nm"]))
 
@@ -30,3 +47,37 @@ def test_no_repr_shows_a_password() -> None:
     endpoint = Endpoint(password=Secret("hush"))
     assert "hush" not in repr(endpoint)
     assert pickle.loads(pickle.dumps(endpoint)).password == "hush"
+
+
+some = st.lists(st.binary(max_size=4), max_size=5)
+
+
+@given(some, some, st.lists(some, max_size=3))
+def test_findings_reach_another_process_as_they_are(
+    live: list[bytes], stale: list[bytes], owned: list[list[bytes]]
+) -> None:
+    found = Findings(
+        partition=Partition("n", Order.SLOTS, ((0, 1),), 0),
+        scanned=1,
+        seconds=0.5,
+        attempts=1,
+        live=live,
+        stale=stale,
+        stale_prints=stale,
+        stale_ages_ms=[7] * len(stale),
+        kept=[Sample(b"k", Kind.FUTURE, "r", -1)],
+        owned=owned,
+        timings={"SCAN": [0.1]},
+        longest=3,
+    )
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+@given(some)
+def test_purge_tasks_reach_another_process_as_they_are(ids: list[bytes]) -> None:
+    lot = Lot(ids, ids, [Owned(ids, list(range(len(ids))))], [None] * len(ids), wave=1)
+    batch = Batch(ids, 0, ids, [ids], slot=None)
+    config = Config()
+    routes = standalone(config.access())
+    task = PurgeTask(routes, config.schema(), config.rule(), (lot,), (batch,), 7)
+    assert pickle.loads(pickle.dumps(task)) == task

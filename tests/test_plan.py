@@ -10,15 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanup_job.config import Config
-from cleanup_job.judge import MOST_NAMED, Owned, Verdicts
-from cleanup_job.model import ABSENT, Batch
-from cleanup_job.plan import (
-    BYTES_PER_BATCH,
-    KEYS_PER_BATCH,
-    Plan,
-    hold_back,
-    make_plan,
-)
+from cleanup_job.judge import MOST_NAMED, Stale, Verdicts, by_owner
+from cleanup_job.model import ABSENT, BYTES_PER_BATCH, KEYS_PER_BATCH, Batch, Lot, Owned
+from cleanup_job.plan import Plan, hold_back, make_plan
 
 SCHEMA = Config().schema()
 
@@ -58,12 +52,18 @@ def verdicts(
         co_owners[record(one, other)] = (other,)
     lost: list[dict[bytes, list[bytes]]] = [{} for _ in FAMILIES]
     lost[FAMILIES.index("ack")] = orphans or {}
+    ids = list(acks)
     return Verdicts(
-        stale={name: value_of(name) for name in acks},
-        stale_ages_ms=dict.fromkeys(acks, 700_000),
-        owned=owned,
+        stale=Stale(
+            ids,
+            [value_of(name) for name in ids],
+            [700_000] * len(ids),
+            {name: place for place, name in enumerate(ids)},
+        ),
+        owned=[by_owner(family) for family in owned],
         co_owners=co_owners,
         orphans=lost,
+        longest=max((len(key) for family in owned for key in family.keys), default=0),
     )
 
 
@@ -81,9 +81,16 @@ def needs_of(batch: Batch) -> dict[bytes, list[bytes]]:
     }
 
 
+def batches_of(plan: Plan, keys: int = KEYS_PER_BATCH) -> list[Batch]:
+    """The whole plan in the order of deletion, in calls of so many keys."""
+    lots = (list(lot.batches(lambda _: keys)) for lot in (plan.lot, plan.last))
+    first, last = lots
+    return [*first, *(piece for batch in plan.batches for piece in batch.pieces(keys)), *last]
+
+
 def places(plan: Plan) -> dict[bytes, int]:
     """Which batch each key is in."""
-    return {key: i for i, batch in enumerate(plan.batches) for key in keys_of(batch)}
+    return {key: i for i, batch in enumerate(batches_of(plan)) for key in keys_of(batch)}
 
 
 sizes = st.one_of(
@@ -114,9 +121,9 @@ class TestEveryPlan:
         expected = Counter(heartbeat(name) for name in acks)
         expected.update(ack(name, number) for name, n in acks.items() for number in range(n))
         expected.update(record(*two) for two in shared)
-        assert Counter(key for batch in plan.batches for key in keys_of(batch)) == expected
+        assert Counter(key for batch in batches_of(plan) for key in keys_of(batch)) == expected
         assert plan.size == expected.total()
-        counts = plan.counts(SCHEMA)
+        counts = plan.counts
         assert sum(counts.values()) == plan.size
         assert (counts["heartbeat"], counts["ack"]) == (len(acks), sum(acks.values()))
         assert counts["idempotency"] == len(shared)
@@ -127,7 +134,7 @@ class TestEveryPlan:
     ) -> None:
         acks, shared = case
         plan = make_plan(verdicts(acks, shared), SCHEMA)
-        for batch in plan.batches:
+        for batch in batches_of(plan):
             assert list(batch.expected) == list(map(value_of, batch.guard_ids))
             assert len(set(batch.guard_ids)) == len(batch.guard_ids)
             for key, ids in needs_of(batch).items():
@@ -144,7 +151,7 @@ class TestEveryPlan:
         acks, shared = case
         data = verdicts(acks, shared)
         plan = make_plan(data, SCHEMA)
-        waves = [batch.wave for batch in plan.batches]
+        waves = [batch.wave for batch in batches_of(plan)]
         assert waves == sorted(waves)
         place = places(plan)
         for name in acks:
@@ -161,7 +168,7 @@ class TestEveryPlan:
         self, case: tuple[dict[bytes, int], set[tuple[bytes, bytes]]]
     ) -> None:
         plan = make_plan(verdicts(*case), SCHEMA)
-        for batch in plan.batches:
+        for batch in batches_of(plan):
             words = len(batch.guard_ids) + sum(map(len, batch.keys))
             assert 0 < words < 2 * KEYS_PER_BATCH
             assert batch.size > 0
@@ -172,8 +179,9 @@ class TestWholeAndSpread:
         acks = {b"c%d" % number: number % 7 for number in range(3_000)}
         data = verdicts(acks)
         plan = make_plan(data, SCHEMA)
-        assert {batch.wave for batch in plan.batches} == {0}
-        assert len(plan.batches) <= plan.size // KEYS_PER_BATCH + 1
+        assert {batch.wave for batch in batches_of(plan)} == {0}
+        largest = 1 + 6  # a batch ends before the first that does not fit
+        assert len(batches_of(plan)) <= plan.size // (KEYS_PER_BATCH - largest) + 1
         place = places(plan)
         for name, count in acks.items():
             assert {place[ack(name, number)] for number in range(count)} <= {place[heartbeat(name)]}
@@ -183,9 +191,9 @@ class TestWholeAndSpread:
     )
     def test_one_with_more_keys_than_a_batch_is_spread(self, count: int, waves: list[int]) -> None:
         plan = make_plan(verdicts({b"large": count}), SCHEMA)
-        assert sorted({batch.wave for batch in plan.batches}) == waves
+        assert sorted({batch.wave for batch in batches_of(plan)}) == waves
         if waves == [0, 1]:
-            *others, last = plan.batches
+            *others, last = batches_of(plan)
             assert keys_of(last) == [heartbeat(b"large")]
             assert all(batch.own_heartbeats == 0 for batch in others)
 
@@ -193,21 +201,21 @@ class TestWholeAndSpread:
         name = b"n" * 10_000
         count = BYTES_PER_BATCH // len(name) + 1
         plan = make_plan(verdicts({name: count}), SCHEMA)
-        assert plan.batches[-1].wave == 1
-        for batch in plan.batches:
+        assert batches_of(plan)[-1].wave == 1
+        for batch in batches_of(plan):
             assert sum(map(len, keys_of(batch))) < BYTES_PER_BATCH + 2 * len(ack(name, 40))
 
     def test_coordinators_that_share_a_key_are_not_deleted_before_it(self) -> None:
         """The one that owns it is spread; the other's heartbeat is watched."""
         plan = make_plan(verdicts({b"a": 1, b"b": 1}, [(b"a", b"b")]), SCHEMA)
-        with_record = next(b for b in plan.batches if record(b"a", b"b") in keys_of(b))
+        with_record = next(b for b in batches_of(plan) if record(b"a", b"b") in keys_of(b))
         assert set(with_record.guard_ids) == {b"a", b"b"}
         assert with_record.own_heartbeats == 0
 
     def test_nothing_stale_nothing_planned(self) -> None:
         plan = make_plan(verdicts({}), SCHEMA)
-        assert plan == Plan(())
-        assert set(plan.counts(SCHEMA).values()) == {0}
+        assert batches_of(plan) == []
+        assert set(plan.counts.values()) == {0}
 
 
 class TestHoldBack:
@@ -220,15 +228,14 @@ class TestHoldBack:
     ) -> None:
         large = dict.fromkeys(ids, KEYS_PER_BATCH)
         plan = make_plan(verdicts(large), SCHEMA)
-        last = [batch for batch in plan.batches if batch.wave == 1]
-        go, stay = hold_back(last, unsettled)
-        leaving = [name for batch in go for name in batch.guard_ids]
-        staying = [name for batch in stay for name in batch.guard_ids]
-        assert sorted(leaving) == sorted(ids - unsettled)
-        assert sorted(staying) == sorted(ids & unsettled)
-        for batch in (*go, *stay):
-            assert batch.own_heartbeats == len(batch.guard_ids) == batch.size
-            assert list(batch.expected) == list(map(value_of, batch.guard_ids))
+        go, stay = hold_back(plan.last, unsettled)
+        assert sorted(go.ids) == sorted(ids - unsettled)
+        assert sorted(stay.ids) == sorted(ids & unsettled)
+        for lot in (go, stay):
+            for batch in lot.batches(lambda _: 2):
+                assert batch.own_heartbeats == len(batch.guard_ids) == batch.size <= 2
+                assert batch.wave == 1
+                assert list(batch.expected) == list(map(value_of, batch.guard_ids))
 
 
 class TestOrphans:
@@ -237,7 +244,7 @@ class TestOrphans:
         plan = make_plan(
             verdicts({}, orphans={b"a": [key]}), SCHEMA, orphans=[b"a"], orphan_grace_s=5
         )
-        (batch,) = plan.batches
+        (batch,) = batches_of(plan)
         assert set(batch.expected) == {ABSENT}
         assert batch.guard_ids == [b"a", b"a:b"]
         assert (batch.own_heartbeats, batch.min_idle_s, batch.is_of_orphans) == (0, 5, True)
@@ -245,15 +252,15 @@ class TestOrphans:
 
     def test_are_planned_only_if_they_are_asked_for(self) -> None:
         data = verdicts({}, orphans={b"a": [ack(b"a", 1)], b"b": [ack(b"b", 1)]})
-        assert make_plan(data, SCHEMA) == Plan(())
+        assert batches_of(make_plan(data, SCHEMA)) == []
         plan = make_plan(data, SCHEMA, orphans=[b"b"], orphan_grace_s=5)
-        assert [key for batch in plan.batches for key in keys_of(batch)] == [ack(b"b", 1)]
+        assert [key for batch in batches_of(plan) for key in keys_of(batch)] == [ack(b"b", 1)]
 
     def test_keep_their_keys_together_where_a_batch_holds_them(self) -> None:
         orphans = {b"o%d" % n: [ack(b"o%d" % n, i) for i in range(300)] for n in range(10)}
         plan = make_plan(verdicts({}, orphans=orphans), SCHEMA, orphans=orphans, orphan_grace_s=5)
         place = places(plan)
-        assert len(plan.batches) > 1
+        assert len(batches_of(plan)) > 1
         for keys in orphans.values():
             assert len({place[key] for key in keys}) == 1
 
@@ -266,9 +273,73 @@ class TestOrphans:
         assert plan.orphans == {b"s"}
         more = {b"s": [key(1), key(MOST_NAMED + 1)]}
         plan = make_plan(verdicts({}, orphans=more), SCHEMA, orphans=more, orphan_grace_s=5)
-        assert plan == Plan(())
+        assert (batches_of(plan), plan.orphans) == ([], frozenset())
 
     def test_come_after_the_stale_and_are_not_mixed_with_them(self) -> None:
         data = verdicts({b"dead": 2}, orphans={b"a": [ack(b"a", 1)]})
         plan = make_plan(data, SCHEMA, orphans=[b"a"], orphan_grace_s=5)
-        assert [batch.is_of_orphans for batch in plan.batches] == [False, True]
+        assert [batch.is_of_orphans for batch in batches_of(plan)] == [False, True]
+
+
+class TestCutting:
+    """A lot can be cut into calls of any size between two coordinators."""
+
+    @given(cases, st.integers(1, 2 * KEYS_PER_BATCH))
+    def test_every_size_has_every_key_once_and_tears_nobody(
+        self, case: tuple[dict[bytes, int], set[tuple[bytes, bytes]]], keys: int
+    ) -> None:
+        plan = make_plan(verdicts(*case), SCHEMA)
+        lot = list(plan.lot.batches(lambda _: keys))
+        assert [name for batch in lot for name in batch.guard_ids] == list(plan.lot.ids)
+        for batch in lot:
+            assert batch.own_heartbeats == len(batch.guard_ids)
+            assert batch.size <= keys or batch.own_heartbeats == 1
+        whole = Counter(key for batch in batches_of(plan) for key in keys_of(batch))
+        assert Counter(key for batch in batches_of(plan, keys) for key in keys_of(batch)) == whole
+
+    def test_the_size_is_asked_for_each_batch(self) -> None:
+        lot = make_plan(verdicts({b"c%02d" % n: 1 for n in range(10)}), SCHEMA).lot
+        sizes = iter([2, 6, 4, 100])
+        assert [batch.size for batch in lot.batches(lambda _: next(sizes))] == [2, 6, 4, 8]
+
+    @given(cases, st.integers(1, 300))
+    def test_parts_are_cut_like_the_whole(
+        self, case: tuple[dict[bytes, int], set[tuple[bytes, bytes]]], keys: int
+    ) -> None:
+        lot = make_plan(verdicts(*case), SCHEMA).lot
+        of_parts = [
+            batch for part in lot.parts(keys) for batch in part.batches(lambda _: KEYS_PER_BATCH)
+        ]
+        assert Counter(key for batch in of_parts for key in keys_of(batch)) == Counter(
+            key for batch in lot.batches(lambda _: 1) for key in keys_of(batch)
+        )
+        for batch in of_parts:
+            assert batch.size <= keys or batch.own_heartbeats == 1
+
+    def test_batches_of_a_slot_are_cut_at_its_end(self) -> None:
+        lot = Lot([b"a", b"b", b"c"], [b"v"] * 3, [Owned([], [])], slots=[5, 5, 7])
+        batches = list(lot.batches(lambda _: 100))
+        assert [(batch.guard_ids, batch.slot) for batch in batches] == [
+            ([b"a", b"b"], 5),
+            ([b"c"], 7),
+        ]
+
+    def test_long_names_make_small_batches(self) -> None:
+        names = {b"%d" % n + b"n" * 10_000: 1 for n in range(200)}
+        lot = make_plan(verdicts(names), SCHEMA).lot
+        batches = list(lot.batches(lambda _: KEYS_PER_BATCH))
+        assert sum(len(batch.guard_ids) for batch in batches) == len(names)
+        assert all(batch.length <= BYTES_PER_BATCH for batch in batches)
+
+    def test_a_large_coordinators_keys_come_in_pieces_as_small_as_asked(self) -> None:
+        plan = make_plan(verdicts({b"large": 2_500}), SCHEMA)
+        pieces = [piece for batch in plan.batches for piece in batch.pieces(40)]
+        assert {piece.size for piece in pieces[:-1]} <= {40, KEYS_PER_BATCH % 40, 39}
+        assert sum(piece.size for piece in pieces) == 2_500
+        assert {tuple(piece.guard_ids) for piece in pieces} == {(b"large",)}
+
+    def test_what_has_to_go_together_is_not_cut(self) -> None:
+        with_heartbeat = Batch([b"a"], 1, [b"v"], [[ack(b"a", n) for n in range(9)], [], [], []])
+        of_orphan = Batch([b"a"], 0, [ABSENT], with_heartbeat.keys, min_idle_s=5)
+        for batch in (with_heartbeat, of_orphan):
+            assert list(batch.pieces(2)) == [batch]

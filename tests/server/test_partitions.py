@@ -12,7 +12,7 @@ from cleanup_job import job, topology
 from cleanup_job.config import Config
 from cleanup_job.cursors import Order, cut_evenly
 from cleanup_job.errors import CursorOrderError
-from cleanup_job.model import Broken, Endpoint, Findings, Partition, SurveyTask, unpack
+from cleanup_job.model import Broken, Endpoint, Findings, Partition, SurveyTask
 from cleanup_job.survey import survey
 from tests.keys import sweep, write_coordinator
 from tests.servers import ServerProcess, running
@@ -73,7 +73,7 @@ def walk(server: ServerProcess, partitions: list[Partition]) -> list[list[bytes]
     for partition in partitions:
         found = survey(task_for(server, partition), NoPulse())
         assert isinstance(found, Findings)
-        shares.append(unpack(found.owned[0]))
+        shares.append(found.owned[0])
     return shares
 
 

@@ -1,0 +1,45 @@
+"""How large the next command may be (pure).
+
+A command's size, SCAN's COUNT or the keys of a script call, follows the time that the last ones
+took towards `max_block_ms`: so a server that is slow, or busy with others, gets smaller commands
+by itself, and everybody else waits no longer for ours.
+
+The time is seen from here: from when the server was done with the last command to its reply, with
+whatever the network and this process added. So it is too long rather than too short, and errs
+towards smaller commands.
+"""
+
+from __future__ import annotations
+
+SMALLEST = 10
+"""A command of fewer keys would mostly be overhead, and hardly end sooner."""
+
+WEIGHT = 0.25
+"""Of the newest time in the running mean: one that the system held up counts for little, and
+four slow ones in a row are the new normal."""
+
+MOST_GROWTH = 1.5
+"""From one command to the next. Shrinking has no such limit, since others wait meanwhile."""
+
+
+class Pace:
+    """The size of the next command of one kind, from `SMALLEST` to `most` keys.
+
+    The first ones are as large as they may be: they are few, and one answer tells how large the
+    next should be.
+    """
+
+    def __init__(self, most: int, max_block_ms: float) -> None:
+        self.most = most
+        self.max_block_ms = max_block_ms
+        self.size = most
+        self._key_ms: float | None = None
+
+    def took(self, keys: int, seconds: float) -> None:
+        """A command of so many keys took so long."""
+        key_ms = seconds * 1000 / max(1, keys)
+        if self._key_ms is None:
+            self._key_ms = key_ms
+        self._key_ms += WEIGHT * (key_ms - self._key_ms)
+        fits = self.max_block_ms / self._key_ms if self._key_ms else self.most
+        self.size = int(max(SMALLEST, min(fits, self.size * MOST_GROWTH, self.most)))
