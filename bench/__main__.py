@@ -1,24 +1,27 @@
-"""`python -m bench`: start a server, run the rows, print the tables, write JSON."""
+"""`python -m bench`: start servers, run the rows, print tables and targets, write files."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from bench import machine, servers, tables
+from bench import plots, record, servers, suites, targets
 from bench.case import Case
-from bench.measure import TimedOutError
-from bench.rounds import Plan, Result, compare
-from bench.rows import Row, Setting, rows, select
+from bench.measure import ROOT
+from bench.rows import Row, rows, select
+from bench.session import Session, write
+from bench.suites import Suite
 
 SIZES = (100, 1_000, 10_000, 100_000)
 
 QUICK_SIZES = (100, 1_000)
+
+OUT = ROOT / "bench" / "out"
+"""Where a suite's JSON and plots go if nobody says where. It is in .gitignore."""
 
 EXIT_GOOD = 0
 EXIT_BAD = 1
@@ -26,104 +29,144 @@ EXIT_USAGE = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 if every row did its work, 1 if not, 2 if it could not begin."""
-    arguments = _parser().parse_args(argv)
+    """Exit code 0 if every row did its work, 1 if not, 2 if it could not begin.
+
+    No exit code says how fast it was.
+    """
+    words = [*(sys.argv[1:] if argv is None else argv)]
+    if words[:1] and words[0] in _COMMANDS:
+        return _from_file(words)
+    arguments = _parser().parse_args(words)
     # So that SIGTERM ends the server too.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        with servers.running(arguments.server) as server:
-            return _run(arguments, server)
+        return _run(arguments)
     except FileNotFoundError as error:
         _say(f"bench: {error}")
         return EXIT_USAGE
-    except TimedOutError as error:
-        _say(f"bench: {error}")
-        return EXIT_BAD
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
-def _run(arguments: argparse.Namespace, server: servers.Server) -> int:
-    with server.client() as client:
-        about = machine.describe(client)
-    clients = servers.command_line_clients()
-    about["command_line_clients"] = [client.version for client in clients]
-    print(_headline(about))
-    plan = Plan(arguments.rounds, arguments.slow, arguments.timeout)
-    cases: list[tuple[Case, list[Result]]] = []
-    for size in arguments.sizes:
-        case = Case(size, arguments.live_share, arguments.unrelated)
-        setting = Setting(server, case, clients, arguments.sample_s, Path())
-        results = compare(setting, arguments.rows, plan, _say)
-        print("\n" + tables.table(case, results), flush=True)
-        cases.append((case, results))
-        if arguments.json:  # after each case, so that a long bench may be ended early
-            _write(arguments.json, about, plan, cases)
-    print("\n" + tables.legend(cases[0][1]))
-    good = all(result.good for _, results in cases for result in results)
-    return EXIT_GOOD if good else EXIT_BAD
+def _run(arguments: argparse.Namespace) -> int:
+    suite = _suite(arguments)
+    is_custom = suite.name == "custom"
+    json = arguments.json or (None if is_custom else OUT / f"{suite.name}.json")
+    folder = arguments.plots
+    if folder is None and not is_custom and plots.can_draw():
+        folder = OUT
+    if folder and not plots.can_draw():
+        raise FileNotFoundError(plots.MISSING)
+    session = Session(suite, arguments.timeout, json, _say)
+    session.run()
+    content = session.content()
+    results = record.read(content)
+    print("\n" + targets.text(targets.judge(results)), flush=True)
+    if json:
+        write(json, content)
+        print(f"wrote {json}")
+    _draw(results, folder)
+    return EXIT_GOOD if session.good else EXIT_BAD
 
 
-def _headline(about: dict[str, Any]) -> str:
-    return (
-        f"{about['server']} on {about['cores']} cores of {about['cpu']}, {about['system']}; "
-        f"Python {about['python']}, redis-py {about['redis_py']}"
-    )
+def _suite(arguments: argparse.Namespace) -> Suite:
+    """What the options ask for; those that describe a case make it a custom run."""
+    if _is_custom(arguments):
+        sizes = arguments.sizes or (QUICK_SIZES if arguments.quick else SIZES)
+        cases = [
+            Case(size, arguments.live_share or 0.0, arguments.unrelated or 0) for size in sizes
+        ]
+        rounds = arguments.rounds or (1 if arguments.quick else 3)
+        sample_s = arguments.sample_s or (1.0 if arguments.quick else 5.0)
+        server = arguments.server or servers.DEFAULT
+        chosen = arguments.rows or rows()
+        suite = suites.custom(server, cases, chosen, rounds)
+        return replace(suite, sample_s=sample_s, slow=arguments.slow)
+    return _named_suite(arguments)
 
 
-def _write(
-    path: Path, about: dict[str, Any], plan: Plan, cases: Sequence[tuple[Case, list[Result]]]
-) -> None:
-    content = {
-        "schema_version": 1,
-        "machine": about,
-        "rounds": plan.rounds,
-        "cases": [
-            {
-                "coordinators": case.coordinators,
-                "stale": case.stale,
-                "unrelated": case.unrelated,
-                "keys": case.keys,
-                "rows": [result.to_json() for result in results],
-            }
-            for case, results in cases
-        ],
-    }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+def _is_custom(arguments: argparse.Namespace) -> bool:
+    told = (arguments.sizes, arguments.live_share, arguments.unrelated)
+    return arguments.slow or any(one is not None for one in told)
+
+
+def _named_suite(arguments: argparse.Namespace) -> Suite:
+    make = suites.quick if arguments.quick else suites.full if arguments.full else suites.default
+    suite = make([arguments.server] if arguments.server else [servers.DEFAULT, suites.OTHER_SERVER])
+    if arguments.rows:
+        suite = suite.only({row.name for row in arguments.rows})
+    if arguments.rounds:
+        suite = suite.with_rounds(arguments.rounds)
+    return replace(suite, sample_s=arguments.sample_s or suite.sample_s)
+
+
+def _from_file(words: Sequence[str]) -> int:
+    """Draw plots, or judge targets, from a file of an earlier run."""
+    arguments = _file_parser().parse_args(words)
+    try:
+        results = record.load(arguments.file)
+        if arguments.command == "targets":
+            print(targets.text(targets.judge(results)))
+        elif plots.can_draw():
+            _draw(results, arguments.plots)
+        else:
+            raise FileNotFoundError(plots.MISSING)
+    except (OSError, ValueError) as error:
+        _say(f"bench: {error}")
+        return EXIT_USAGE
+    return EXIT_GOOD
+
+
+def _draw(results: record.Record, folder: Path | None) -> None:
+    if folder:
+        for path in plots.draw(results, folder):
+            print(f"wrote {path}")
+
+
+_COMMANDS = ("plots", "targets")
+
+
+def _file_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    commands = parser.add_subparsers(dest="command", required=True)
+    drawing = commands.add_parser("plots", help="draw the plots again")
+    drawing.add_argument("file", type=Path, metavar="FILE.json")
+    drawing.add_argument("--plots", type=Path, default=OUT, metavar="DIR")
+    judging = commands.add_parser("targets", help="judge the targets again")
+    judging.add_argument("file", type=Path, metavar="FILE.json")
+    return parser
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description="cleanup-job beside what people would use instead."
+        prog="python -m bench",
+        description="cleanup-job beside what people would use instead. Without an option that "
+        "describes a case, all that the targets need.",
+        epilog="python -m bench plots FILE.json [--plots DIR] and python -m bench targets "
+        "FILE.json do that again with an earlier run's file.",
     )
     names = ", ".join(row.name for row in rows())
-    parser.add_argument(
-        "--quick", action=_Quick, nargs=0, help="100 and 1,000 coordinators, one short round"
-    )
-    parser.add_argument("--sizes", type=_sizes, default=SIZES, metavar="N,N", help="coordinators")
-    parser.add_argument(
-        "--rows", type=_rows, default=rows(), metavar="ROW,ROW", help=f"of: {names} (or a prefix)"
-    )
-    parser.add_argument("--rounds", type=_positive, default=3, metavar="N", help="default: 3")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", action="store_true", help="up to 10,000, one round: a minute")
+    which.add_argument("--full", action="store_true", help="the whole matrix, once: hours")
+    cases = parser.add_argument_group("cases of your own")
+    cases.add_argument("--sizes", type=_sizes, metavar="N,N", help="coordinators")
+    cases.add_argument("--live-share", type=_share, metavar="X", help="0 to 1")
+    cases.add_argument("--unrelated", type=_count, metavar="N", help="other keys")
+    cases.add_argument(
         "--slow", action="store_true", help="rows that take minutes too, once at such sizes"
     )
-    parser.add_argument("--live-share", type=_share, default=0.0, metavar="X", help="0 to 1")
-    parser.add_argument("--unrelated", type=_count, default=0, metavar="N", help="other keys")
-    parser.add_argument("--server", choices=servers.NAMES, default=servers.DEFAULT)
-    parser.add_argument(
-        "--sample-s", type=_seconds, default=5.0, metavar="S", help="for a sampled row; default: 5"
-    )
-    parser.add_argument(
+    how = parser.add_argument_group("how")
+    how.add_argument("--rows", type=_rows, metavar="ROW,ROW", help=f"of: {names} (or a prefix)")
+    how.add_argument("--rounds", type=_positive, metavar="N", help="default: 3, or the suite's")
+    how.add_argument("--server", choices=servers.NAMES, help=f"default: {servers.DEFAULT}")
+    how.add_argument("--sample-s", type=_seconds, metavar="S", help="for a sampled row; default: 5")
+    how.add_argument(
         "--timeout", type=_seconds, default=900.0, metavar="S", help="for one command; default: 900"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all figures of all runs")
+    how.add_argument("--json", type=Path, metavar="FILE", help="all figures of all runs")
+    how.add_argument("--plots", type=Path, metavar="DIR", help="draw plots (needs matplotlib)")
     return parser
-
-
-class _Quick(argparse.Action):
-    def __call__(self, _: Any, namespace: argparse.Namespace, *__: Any) -> None:
-        namespace.sizes, namespace.rounds, namespace.sample_s = QUICK_SIZES, 1, 1.0
 
 
 def _rows(text: str) -> list[Row]:

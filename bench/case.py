@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import redis
 
+from bench.seed import seed
 from cleanup_job import demo
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ class Promise(Enum):
     SWEEP = "every stale coordinator's keys go, live ones stay"
     BLIND = "everything goes, live ones too"
     SAMPLE = "some stale coordinators' keys go, live ones stay"
+    LOOK = "nothing goes"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Check:
 def prepare(client: redis.Redis, case: Case) -> dict[str, str]:
     """Write the case; returns live keys with the values that they must keep."""
     _clear(client, case.unrelated)
-    kept = demo.seed(client, case.coordinators)
+    kept = seed(client, case.coordinators)
     kept |= _refresh(client, case.live)
     if client.dbsize() != case.keys:
         raise RuntimeError(f"seeded {client.dbsize()} keys, not {case.keys}")
@@ -103,11 +105,15 @@ def check(
         good = left == case.unrelated
         return Check(good, "done, but live ones deleted too" if good else f"BAD: {left} keys left")
     done = case.stale if stale_done is None else stale_done
+    if promise is Promise.LOOK:
+        done = 0
     expected = case.keys - done * demo.KEYS_PER_COORDINATOR
     if left != expected:
         return Check(False, f"BAD: {left:,} keys left, not {expected:,}")
     if not _untouched(client, kept):
         return Check(False, "BAD: live ones touched")
+    if promise is Promise.LOOK:
+        return Check(True, "done, nothing deleted")
     return Check(True, "done" if done == case.stale else f"a sample: {done:,} purged")
 
 

@@ -14,8 +14,8 @@ import redis
 import cleanup_job
 
 
-def describe(client: redis.Redis) -> dict[str, Any]:
-    """Machine, server and software."""
+def describe() -> dict[str, Any]:
+    """Machine and software."""
     return {
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "cpu": _cpu_model(),
@@ -23,11 +23,12 @@ def describe(client: redis.Redis) -> dict[str, Any]:
         "python": platform.python_version(),
         "redis_py": version("redis"),
         "cleanup_job": cleanup_job.__version__,
-        "server": _server(client),
+        "load_average": os.getloadavg()[0],
     }
 
 
-def _server(client: redis.Redis) -> str:
+def product(client: redis.Redis) -> str:
+    """What the server calls itself."""
     info: Any = client.info("server")
     if "valkey_version" in info:
         return f"Valkey {info['valkey_version']}"

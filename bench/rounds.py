@@ -6,16 +6,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import redis
 
+from bench import slowlog
 from bench.case import Case, Check, check, prepare
 from bench.measure import Measured, TimedOutError, measure
+from bench.record import Spread
 from bench.rows import Row, Setting, Told
 
-FIGURES = ("command_s", "sweep_s", "server_cpu_s", "client_cpu_s", "peak_mb")
+FIGURES = ("command_s", "sweep_s", "server_cpu_s", "client_cpu_s", "peak_mb", "longest_ms")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Run:
             where it was too short for that, and the times are as measured.
         good: whether the server holds afterwards what it should.
         check: what it holds, in words.
+        longest_ms: the longest single command on the server, as its slow log has it.
+        longest_command: which that was; None if all were too short to be logged, and
+            `longest_ms` is the least that is logged.
         report: what the row said about itself.
     """
 
@@ -38,16 +42,9 @@ class Run:
     scale: float | None
     good: bool
     check: str
+    longest_ms: float
+    longest_command: str | None
     report: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Of one figure over the rounds."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class Result:
         """
         counting = [run for run in self.runs if run.good and run.scale is not None]
         values = [value for run in counting if (value := getattr(run, figure)) is not None]
-        return Spread(median(values), min(values), max(values)) if values else None
+        return Spread.of(values)
 
     def to_json(self) -> dict[str, Any]:
         """For the file."""
@@ -99,11 +96,21 @@ class Result:
 
 @dataclass(frozen=True)
 class Plan:
-    """How often and how long."""
+    """How often and how long.
+
+    Attributes:
+        rounds: of all rows in turn.
+        slow: rows also at sizes where they take minutes, once.
+        timeout_s: for any one command.
+        once: rows that have no part in rounds after the first.
+        most_s: rows that would take longer, by a guess, are left out; None: none is.
+    """
 
     rounds: int
     slow: bool
     timeout_s: float
+    once: frozenset[str] = frozenset()
+    most_s: float | None = None
 
 
 def compare(
@@ -116,7 +123,7 @@ def compare(
         for number in range(plan.rounds):
             first = number % len(fit) if fit else 0
             for row in [*fit[first:], *fit[:first]]:
-                if number and _oversized(row, setting.case):
+                if number and (row.name in plan.once or _oversized(row, setting.case)):
                     continue
                 run = _run(row, setting, plan, client)
                 before = results[row.name]
@@ -133,9 +140,19 @@ def _oversized(row: Row, case: Case) -> bool:
 def _unfit(row: Row, setting: Setting, plan: Plan) -> str | None:
     if _oversized(row, setting.case) and not plan.slow:
         return f"above {row.most:,} coordinators only with --slow"
+    guess_s = row.guess_s(setting.case)
+    if plan.most_s is not None and guess_s > plan.most_s:
+        return f"would take {_about(guess_s)}"
     if row.command(setting) is None:
         return "no redis-cli that can do it is installed"
     return None
+
+
+def _about(seconds: float) -> str:
+    for size, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"some {seconds / size:,.0f} {name}"
+    return f"some {seconds:.0f} s"
 
 
 def _run(row: Row, setting: Setting, plan: Plan, client: redis.Redis) -> Run:
@@ -144,6 +161,7 @@ def _run(row: Row, setting: Setting, plan: Plan, client: redis.Redis) -> Run:
         own = replace(setting, folder=Path(folder))
         command = row.command(own)
         assert command is not None, "unfit rows are not run"
+        slowlog.begin(client)
         before_s = _cpu_s(client)
         try:
             measured = measure(command, plan.timeout_s)
@@ -151,6 +169,7 @@ def _run(row: Row, setting: Setting, plan: Plan, client: redis.Redis) -> Run:
             # The server may still be busy with what the row asked of it.
             raise TimedOutError(f"{row.name}: {error}") from None
         server_cpu_s = _cpu_s(client) - before_s
+        longest = slowlog.longest(client)
     told = _hear(row, setting, measured)
     scale = 1.0 if told.scale is None else told.scale
     found = check(client, setting.case, kept, row.promise, told.stale_done)
@@ -163,6 +182,8 @@ def _run(row: Row, setting: Setting, plan: Plan, client: redis.Redis) -> Run:
         scale=told.scale,
         good=found.good and told.error is None,
         check=_in_words(told, found),
+        longest_ms=longest.ms,
+        longest_command=longest.command,
         report=told.report,
     )
 

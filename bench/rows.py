@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,17 @@ WALKS_PER_COORDINATOR = 2
 SHELLS_AT_ONCE = 10
 
 LARGE_COUNT = 1_000
+
+SCAN_COUNT = 10
+"""What SCAN takes where nobody says it."""
+
+SHELL_COUNT = 100
+
+_ROUND_TRIP_S = 60e-6
+_PROCESS_S = 5e-3
+_PASSED_IN_SCRIPT_S = 1e-7
+"""Of a round trip, of a command-line client, and of a key that a walk inside a script passes:
+guesses, which only decide what is not begun at all."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ class Row:
         promise: what is checked.
         most: the largest size at which it runs without `--slow`, once rather than in rounds
             beyond it.
+        guess_s: about how long a case would take it.
     """
 
     name: str
@@ -73,6 +85,7 @@ class Row:
     hear: Callable[[Setting, Measured], Told]
     promise: Promise = Promise.SWEEP
     most: int | None = None
+    guess_s: Callable[[Case], float] = lambda _: 0.0
 
 
 def rows() -> list[Row]:
@@ -84,10 +97,17 @@ def rows() -> list[Row]:
         _redis_py("redis-py-pipelined", "pipelined", "redis-py, a thousand keys per round trip"),
         _pipe("pipe", None),
         _pipe("pipe-count", LARGE_COUNT),
-        Row("lua", "the Lua algorithm, one EVAL", _lua, _own_time, most=1_000),
+        Row("lua", "the Lua algorithm, one EVAL", _lua, _own_time, most=1_000, guess_s=_lua_s),
         _shell("shell", 1),
         _shell("shell-10", SHELLS_AT_ONCE),
+        Row("walk", _WALK_TITLE, _walk, _own_time, promise=Promise.LOOK),
+        Row("import-redis", _IMPORT_TITLE, _import, lambda *_: Told(), promise=Promise.LOOK),
     ]
+
+
+def named(names: Collection[str]) -> list[Row]:
+    """The rows of exactly these names, in the order of the table."""
+    return [row for row in rows() if row.name in names]
 
 
 def select(words: list[str]) -> list[Row]:
@@ -102,7 +122,7 @@ def select(words: list[str]) -> list[Row]:
         if not found:
             raise ValueError(f"no row {word!r}; there are {', '.join(row.name for row in rows())}")
         chosen += found
-    return [row for row in rows() if row.name in {found.name for found in chosen}]
+    return named({found.name for found in chosen})
 
 
 # -- Python ----------------------------------------------------------------------------------
@@ -114,15 +134,42 @@ def _floor(setting: Setting) -> list[str]:
     return [sys.executable, "-m", "bench.clients.floor", setting.server.url, *glob]
 
 
+def _walk(setting: Setting) -> list[str]:
+    return [sys.executable, "-m", "bench.clients.walk", setting.server.url, COVERING_GLOB]
+
+
+_WALK_TITLE = "one bare walk over all keys with the covering glob, two SCANs in flight"
+
+
+def _import(_: Setting) -> list[str]:
+    return [sys.executable, "-c", "import redis"]
+
+
+_IMPORT_TITLE = 'python -c "import redis": what no Python client can do without'
+
+
 def _lua(setting: Setting) -> list[str]:
     return [sys.executable, "-m", "bench.clients.lua", setting.server.url]
+
+
+def _lua_s(case: Case) -> float:
+    # A walk per stale coordinator; in the middle half of the keys that go are still there.
+    mean_keys = case.keys - case.stale_keys / 2
+    return case.stale * mean_keys * _PASSED_IN_SCRIPT_S
 
 
 def _redis_py(name: str, way: str, title: str) -> Row:
     def command(setting: Setting) -> list[str]:
         return [sys.executable, "-m", "bench.clients.redis_py", setting.server.url, way]
 
-    return Row(name, title, command, _own_time, most=10_000 if way == "per_key" else None)
+    if way == "pipelined":
+        return Row(name, title, command, _own_time)
+    return Row(name, title, command, _own_time, most=10_000, guess_s=_per_key_s)
+
+
+def _per_key_s(case: Case) -> float:
+    pages = 3 * case.keys / SCAN_COUNT
+    return (pages + case.coordinators + case.stale_keys) * _ROUND_TRIP_S
 
 
 def _own_time(_: Setting, measured: Measured) -> Told:
@@ -172,7 +219,11 @@ def _pipe(name: str, count: int | None) -> Row:
 
     scan = f"--scan --count {count}" if count else "--scan"
     title = f"redis-cli {scan} | xargs -n 1000 redis-cli unlink, blind"
-    return Row(name, title, command, lambda *_: Told(), promise=Promise.BLIND)
+
+    def guess_s(case: Case) -> float:
+        return case.keys / (count or SCAN_COUNT) * _ROUND_TRIP_S
+
+    return Row(name, title, command, lambda *_: Told(), promise=Promise.BLIND, guess_s=guess_s)
 
 
 def _shell(name: str, shells: int) -> Row:
@@ -186,7 +237,13 @@ def _shell(name: str, shells: int) -> Row:
 
     at_once = "" if shells == 1 else f", {shells} at once"
     title = f"the shell script's algorithm{at_once}; cut short and projected where marked ~"
-    return Row(name, title, command, _projected, promise=Promise.SAMPLE, most=10_000)
+
+    def guess_s(case: Case) -> float:
+        return case.keys / SHELL_COUNT * _PROCESS_S  # for the list; the rest is a sample
+
+    return Row(
+        name, title, command, _projected, promise=Promise.SAMPLE, most=10_000, guess_s=guess_s
+    )
 
 
 def _projected(setting: Setting, measured: Measured) -> Told:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.case import Case
-from bench.rounds import Result, Spread
+from bench.record import Spread
+from bench.rounds import Result
 from cleanup_job import demo
 
 COLUMNS = (
@@ -15,6 +16,7 @@ COLUMNS = (
     "server CPU, s",
     "client CPU, s",
     "peak, MB",
+    "longest, ms",
     "command ÷ ours",
     "sweep ÷ floor CPU",
     "check",
@@ -25,17 +27,17 @@ command: wall of the whole command; sweep: its own time, without starting its pr
 Cells are the median and (least–most) of the rounds. command ÷ ours: against {ours}.
 sweep ÷ floor CPU: against the server CPU of the plain pipelined sweep, which no sweep can beat
 by much. ~: cut short and projected. Peak: resident memory of all its processes together, shared
-pages counted for each."""
+pages counted for each. Longest: the longest single command on the server in any round."""
 
 
-def table(case: Case, results: Sequence[Result]) -> str:
+def table(case: Case, results: Sequence[Result], product: str) -> str:
     """One case: a line per row, and why others are missing."""
     ran = [result for result in results if result.runs]
     ours, floor = reference(ran), _spread_of(ran, "floor", "server_cpu_s")
     whole = _spread_of(ran, ours, "command_s")
     cells = [COLUMNS, *(_cells(result, whole, floor) for result in ran)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [_heading(case), ""]
+    lines = [f"{_heading(case)}, on {product}", ""]
     lines += [_line(row, widths) for row in cells]
     lines += [f"{r.row.name}: left out: {r.skipped}" for r in results if r.skipped]
     return "\n".join(lines) + "\n"
@@ -71,6 +73,7 @@ def _cells(result: Result, ours: Spread | None, floor: Spread | None) -> tuple[s
         mark + _range(result.spread("server_cpu_s")),
         mark + _middle(result.spread("client_cpu_s")),
         _middle(result.spread("peak_mb"), "{:.0f}"),
+        _longest(result),
         mark + _ratio(command, ours),
         mark + _ratio(sweep, floor),
         result.check,
@@ -97,6 +100,14 @@ def _middle(spread: Spread | None, form: str = "") -> str:
     if spread is None:
         return "–"
     return form.format(spread.median) if form else _seconds(spread.median)
+
+
+def _longest(result: Result) -> str:
+    """The worst of all rounds: one such command is enough to be waited for."""
+    run = max(result.runs, key=lambda run: run.longest_ms)
+    if run.longest_command is None:
+        return f"< {run.longest_ms:.0f}"
+    return f"{run.longest_command} {run.longest_ms:,.1f}"
 
 
 def _ratio(spread: Spread | None, unit: Spread | None) -> str:

@@ -1,0 +1,131 @@
+"""One run of a suite: servers come and go, tables are printed, and the JSON grows case by case."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from bench import machine, record, servers, tables, targets
+from bench.measure import TimedOutError
+from bench.rounds import Plan, Result, compare
+from bench.rows import Setting
+from bench.suites import Step, Suite
+
+
+@dataclass
+class Session:
+    """What was measured so far.
+
+    Attributes:
+        json: written after each case, so that a long bench may be ended early.
+        say: shows a line of progress.
+        notes: what was left out, and why.
+        good: whether each row left on the server what it should.
+    """
+
+    suite: Suite
+    timeout_s: float
+    json: Path | None
+    say: Callable[[str], None]
+    notes: list[str] = field(default_factory=list)
+    good: bool = True
+
+    def __post_init__(self) -> None:
+        self._clients = servers.command_line_clients()
+        self._about = machine.describe()
+        self._about["command_line_clients"] = [client.version for client in self._clients]
+        self._cases: list[dict[str, Any]] = []
+        self._titles: dict[str, Result] = {}
+
+    def run(self) -> None:
+        """All steps; those of a server that is not installed are left out, with a note.
+
+        Raises:
+            FileNotFoundError: none of the servers is installed.
+        """
+        print(_headline(self._about))
+        wanted = dict.fromkeys(step.server for step in self.suite.steps)
+        missing = [name for name in wanted if servers.binary_of(name) is None]
+        if len(missing) == len(wanted):
+            raise FileNotFoundError(f"{', '.join(missing)}: not installed; see bench/README.md")
+        for name in missing:
+            self._note(f"{name} is not installed: its part of the suite is left out")
+        for name, steps in groupby(self.suite.steps, key=lambda step: step.server):
+            if name not in missing:
+                self._use(name, steps)
+        print("\n" + tables.legend([*self._titles.values()]))
+        for note in self.notes:
+            print(f"note: {note}")
+
+    def content(self) -> dict[str, Any]:
+        """All of it, for the file."""
+        content: dict[str, Any] = {
+            "schema_version": record.SCHEMA_VERSION,
+            "suite": self.suite.name,
+            "machine": self._about,
+            "notes": self.notes,
+            "cases": self._cases,
+        }
+        verdicts = targets.judge(record.read(content))
+        return {**content, "targets": [verdict.to_json() for verdict in verdicts]}
+
+    def _use(self, name: str, steps: Iterable[Step]) -> None:
+        pending = deque(steps)
+        while pending:
+            with servers.running(name) as server:
+                try:
+                    while pending:
+                        self._take(server, pending.popleft())
+                except TimedOutError as error:
+                    # The server may still be busy with what was asked; another one goes on.
+                    self.good = False
+                    self._note(f"a case was given up: {error}")
+
+    def _take(self, server: servers.Server, step: Step) -> None:
+        with server.client() as client:
+            product = machine.product(client)
+        suite = self.suite
+        plan = Plan(step.rounds, suite.slow, self.timeout_s, step.once, suite.most_s)
+        setting = Setting(server, step.case, self._clients, suite.sample_s, Path())
+        results = compare(setting, step.chosen, plan, self.say)
+        print("\n" + tables.table(step.case, results, product), flush=True)
+        self.good = self.good and all(result.good for result in results)
+        self._titles |= {result.row.name: result for result in results}
+        self._cases.append(_to_json(step, product, results))
+        if self.json:
+            write(self.json, self.content())
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self.say(f"note: {text}")
+
+
+def write(path: Path, content: Any) -> None:
+    """As JSON, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _to_json(step: Step, product: str, results: Sequence[Result]) -> dict[str, Any]:
+    return {
+        "server": step.server,
+        "product": product,
+        "coordinators": step.case.coordinators,
+        "stale": step.case.stale,
+        "unrelated": step.case.unrelated,
+        "keys": step.case.keys,
+        "rounds": step.rounds,
+        "rows": [result.to_json() for result in results],
+    }
+
+
+def _headline(about: dict[str, Any]) -> str:
+    return (
+        f"{about['cores']} cores of {about['cpu']}, {about['system']}; "
+        f"Python {about['python']}, redis-py {about['redis_py']}"
+    )
