@@ -354,3 +354,30 @@ def test_plots(tmp_path: Path) -> None:
 def test_too_little_for_plots(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert plots.draw(results(case("valkey-9.1", 100, {"ours-1": {}})), tmp_path) == []
+
+
+# -- parts by themselves -------------------------------------------------------------------------
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_micro_benches_run_once() -> None:
+    options = ("-q", "--benchmark-disable", "-p", "no:cacheprovider")
+    assert " passed" in run("pytest", "bench/micro", *options)
+
+
+def test_the_guard_bench_deletes_all_in_every_way() -> None:
+    printed = run("bench.micro.guard", "--coordinators", "600", "--rounds", "1")
+    _heading, figures = printed.strip().split("\n\n")
+    assert len(figures.splitlines()) == 4
