@@ -14,6 +14,7 @@ import pytest
 from bench import plots, record, seed, servers, suites, targets
 from bench.case import Case
 from bench.rows import rows
+from bench.session import Session
 from cleanup_job import demo
 
 ROOT = Path(__file__).parent.parent
@@ -165,6 +166,31 @@ def test_a_suite_with_some_rows_only() -> None:
     suite = suites.default(BOTH).only({"walk"}).with_rounds(2)
     assert {step.rows for step in suite.steps} == {("walk",)}
     assert {step.rounds for step in suite.steps} == {2}
+
+
+def test_a_server_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its part is left out, visibly; what can be measured is."""
+    installed = servers.binary_of
+    monkeypatch.setattr(
+        servers, "binary_of", lambda name: None if name == "redis-debian" else installed(name)
+    )
+    steps = tuple(suites.Step(server, Case(10), ("import-redis",), 1) for server in BOTH)
+    file = tmp_path / "out" / "bench.json"
+    Session(suites.Suite("some", steps), 60.0, file, lambda _: None).run()
+    assert "note: redis-debian is not installed" in capsys.readouterr().out
+    content = json.loads(file.read_text())
+    assert [case["server"] for case in content["cases"]] == ["valkey-9.1"]
+    assert len(content["notes"]) == 1
+
+
+def test_a_row_that_takes_too_long_is_left_out() -> None:
+    suite = suites.full(BOTH)
+    (step,) = (step for step in suite.steps if step.case == Case(100_000))
+    assert suite.most_s is not None
+    too_long = {row.name for row in step.chosen if row.guess_s(step.case) > suite.most_s}
+    assert too_long == {"lua"}
 
 
 # -- targets, with made-up results ----------------------------------------------------------------
