@@ -19,6 +19,11 @@ Run = Mapping[str, Any]
 """One run's figures, as `rounds.Run` has them."""
 
 
+Foreground = Mapping[str, float]
+"""From a load test: `p99_without_ms` and `p99_during_ms`, other clients' p99 without and during a
+sweep."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """Median, least and most."""
@@ -80,10 +85,11 @@ class CaseRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """All cases of a bench."""
+    """All cases of a bench, and what a load test found, if there was one."""
 
     cases: tuple[CaseRecord, ...]
     machine: Mapping[str, Any]
+    foreground: Foreground | None = None
 
     def find(self, coordinators: int, unrelated: int = 0) -> Iterator[CaseRecord]:
         """The cases of this size in which all are stale, on whichever servers there are."""
@@ -112,7 +118,8 @@ def read(content: Any) -> Record:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise ValueError(f"schema_version is {version}, not {SCHEMA_VERSION}")
-    return Record(tuple(map(_case, content["cases"])), content["machine"])
+    cases = tuple(map(_case, content["cases"]))
+    return Record(cases, content["machine"], content.get("foreground"))
 
 
 def ratio(one: RowRecord | None, figure: str, other: RowRecord | None, by: str) -> Spread | None:

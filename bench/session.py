@@ -26,6 +26,7 @@ class Session:
         say: shows a line of progress.
         notes: what was left out, and why.
         good: whether each row left on the server what it should.
+        foreground: what a load test found; none is part of the suites.
     """
 
     suite: Suite
@@ -34,6 +35,7 @@ class Session:
     say: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
     good: bool = True
+    foreground: record.Foreground | None = None
 
     def __post_init__(self) -> None:
         self._clients = servers.command_line_clients()
@@ -69,6 +71,7 @@ class Session:
             "suite": self.suite.name,
             "machine": self._about,
             "notes": self.notes,
+            "foreground": self.foreground,
             "cases": self._cases,
         }
         verdicts = targets.judge(record.read(content))

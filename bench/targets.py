@@ -6,11 +6,11 @@ of them are. What a run did not include is not measured, and never called a pass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from bench.record import CaseRecord, Record, Spread, ratio
+from bench.record import CaseRecord, Foreground, Record, Spread, ratio
 from bench.rows import LARGE_COUNT
 
 PASS, MISSED, PARTLY, UNMEASURED = "pass", "missed", "pass so far", "not measured"
@@ -35,10 +35,6 @@ HAYSTACK_MOST = 1.3
 COMMAND_MOST_MS = 5.0
 
 FOREGROUND_MOST = 3.0
-
-Foreground = Mapping[str, float]
-"""From a load test: `p99_without_ms` and `p99_during_ms`, other clients' p99 without and during a
-sweep."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +122,9 @@ class Verdict:
 
 
 def judge(record: Record, foreground: Foreground | None = None) -> list[Verdict]:
-    """The verdicts on all targets."""
-    return [*(target(record) for target in _TARGETS), kind(record, foreground)]
+    """The verdicts on all targets; `foreground` in place of the record's own."""
+    found = record.foreground if foreground is None else foreground
+    return [*(target(record) for target in _TARGETS), kind(record, found)]
 
 
 def near_the_floor(record: Record) -> Verdict:

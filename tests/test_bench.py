@@ -337,6 +337,8 @@ class TestTargets:
         measured = results(case("valkey-9.1", 1_000, {"ours-1": {}}))
         foreground = {"p99_without_ms": 0.5, "p99_during_ms": during_ms}
         assert targets.kind(measured, foreground).status == status
+        in_file = {"schema_version": 2, "machine": {}, "cases": [], "foreground": foreground}
+        assert targets.judge(record.read(in_file))[-1].parts[1].status == status
 
     def test_a_run_that_did_not_do_its_work_counts_nowhere(self) -> None:
         rows_ = {
