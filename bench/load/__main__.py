@@ -1,0 +1,169 @@
+"""`python -m bench.load`: start a server and its clients, run the cycles, say what came out."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import redis
+
+from bench import machine, servers
+from bench.load import clients, cycles, tables
+from bench.load.cycles import Plan, Stage, Timeline
+from bench.load.foreground import ForegroundError
+from bench.load.result import result
+from bench.load.sampler import Sampler
+from bench.load.slowlog import BENCH_NAME
+from bench.measure import TimedOutError
+
+EXIT_GOOD = 0
+EXIT_BAD = 1
+EXIT_USAGE = 2
+
+N = TypeVar("N", int, float)
+
+
+class _Quick(argparse.Action):
+    def __call__(self, _: Any, namespace: argparse.Namespace, *__: Any) -> None:
+        namespace.coordinators, namespace.cycles, namespace.cycle_s = 2_000, 3, 3.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 if the server held what it should after each cycle, 1 if not, 2 for usage.
+
+    Missed targets are said, and change nothing: how fast a machine is can't be an error.
+    """
+    arguments = _parser().parse_args(argv)
+    if arguments.plots and importlib.util.find_spec("matplotlib") is None:
+        _say("bench.load: --plots needs matplotlib (dependency group `bench`)")
+        return EXIT_USAGE
+    # So that SIGTERM ends all processes too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        with servers.running(arguments.server) as server:
+            return _run(arguments, server)
+    except FileNotFoundError as error:
+        _say(f"bench.load: {error}")
+        return EXIT_USAGE
+    except (TimedOutError, ForegroundError, redis.RedisError) as error:
+        _say(f"bench.load: {error}")
+        return EXIT_BAD
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(arguments: argparse.Namespace, server: servers.Server) -> int:
+    plan = Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)})
+    with server.client(client_name=BENCH_NAME) as client:
+        about = machine.describe(client)
+        print(_headline(about, plan), flush=True)
+        content = {"machine": about, **measured(plan, server, client, _say)}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    print("\n" + tables.tables(content), flush=True)
+    if arguments.plots:
+        from bench.load import plots  # it alone needs matplotlib
+
+        for file in plots.draw(content, arguments.plots):
+            _say(f"wrote {file}")
+    return EXIT_GOOD if content["good"] else EXIT_BAD
+
+
+def measured(
+    plan: Plan, server: servers.Server, client: redis.Redis, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run the plan on that server, which is empty.
+
+    Raises:
+        ForegroundError: a foreground client failed.
+        TimedOutError: a process took too long.
+        redis.RedisError: the server failed the bench.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="cleanup-job-bench-") as folder,
+        clients.working(server.port, plan.clients, plan.rate, Path(folder)) as foreground,
+    ):
+        sampler = Sampler(server, plan.sample_s)
+        sampler.start()
+        try:
+            timeline = Timeline()
+            done = cycles.run(Stage(plan, server, client, foreground, timeline), say)
+        finally:
+            samples = sampler.stop()
+        work = foreground.finish()
+    return result(plan, done, timeline.phases, work, samples)
+
+
+def _headline(about: dict[str, Any], plan: Plan) -> str:
+    return (
+        f"{about['server']} on {about['cores']} cores of {about['cpu']}, {about['system']}; "
+        f"Python {about['python']}\n"
+        f"{plan.cycles} sweeps of {plan.coordinators:,} dead coordinators, one in "
+        f"{plan.cycle_s:g} s; foreground: {plan.clients} clients, {plan.rate:g} op/s together"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.load",
+        description="Masses of coordinators die and are swept while foreground clients work.",
+    )
+    plan = Plan()
+    parser.add_argument(
+        "--quick", action=_Quick, nargs=0, help="3 cycles of 3 s with 2,000 coordinators"
+    )
+
+    def number(flag: str, kind: Callable[[str], N], default: N, text: str) -> None:
+        text = f"{text}; default: {default:,g}"
+        parser.add_argument(flag, type=kind, default=default, metavar="N", help=text)
+
+    number("--coordinators", _count, plan.coordinators, "that die in each cycle")
+    number("--cycles", _count, plan.cycles, "with a sweep; for each fifth one more with the pipe")
+    number("--cycle-s", _seconds, plan.cycle_s, "a cycle's length, unless it takes longer")
+    number("--rate", _seconds, plan.rate, "operations per second of all clients together")
+    number("--clients", _count, plan.clients, "foreground processes")
+    number("--sample-s", _seconds, plan.sample_s, "between two looks at the server")
+    number("--timeout-s", _seconds, plan.timeout_s, "seconds for any one process")
+    parser.add_argument(
+        "--workers", type=_workers, default=plan.workers, metavar="N", help="of cleanup-job run"
+    )
+    parser.add_argument("--server", choices=servers.NAMES, default=servers.DEFAULT)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all figures and time series")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="SVG files; needs matplotlib")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.replace("_", "").isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return seconds
+
+
+def _workers(text: str) -> str:
+    return text if text == "auto" else str(_count(text))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

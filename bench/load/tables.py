@@ -1,0 +1,145 @@
+"""The result as text. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.load.latency import Target, ratio
+from bench.load.phases import TITLES, State
+
+STATE_COLUMNS = (
+    "state",
+    "operations",
+    "p50, ms",
+    "p99, ms",
+    "p99.9, ms",
+    "max, ms",
+    "p99 ÷ alone",
+    "late p99, ms",
+    "trip p99, ms",
+    "server CPU",
+)
+
+CYCLE_COLUMNS = (
+    "cycle",
+    "by",
+    "command, s",
+    "sweep, s",
+    "client CPU",
+    "server CPU",
+    "fg p99, ms",
+    "slowest, ms",
+    "full, MB",
+    "rss, MB",
+    "frag",
+    "after, MB",
+    "rss, MB",
+    "frag",
+    "keys left",
+    "check",
+)
+
+LEGEND = """\
+Latencies count from the time at which an operation was due. late: from then until the client sent
+it; trip: from there until the client had read the reply. CPU in processors. full: memory when all
+have arrived; after: when they are swept; frag: mem_fragmentation_ratio."""
+
+
+def tables(result: dict[str, Any]) -> str:
+    """All that is printed."""
+    return "\n".join([_states(result), "", _cycles(result), "", LEGEND, "", *_verdicts(result)])
+
+
+def _states(result: dict[str, Any]) -> str:
+    foreground = result["foreground"]
+    alone_ms = foreground[State.ALONE]["p99_ms"]
+    rows = [
+        (
+            state,
+            f"{figures['operations']:,}",
+            *(_ms(figures[name]) for name in ("p50_ms", "p99_ms", "p999_ms", "max_ms")),
+            _number(ratio(figures["p99_ms"], alone_ms), 2),
+            _ms(figures["late_p99_ms"]),
+            _ms(figures["round_trip_p99_ms"]),
+            _number(figures["server_cpu_share"], 2),
+        )
+        for state, figures in foreground.items()
+    ]
+    legend = [f"{state:<8}  {title}" for state, title in TITLES.items()]
+    return "\n".join([_table([STATE_COLUMNS, *rows]), "", *legend])
+
+
+def _cycles(result: dict[str, Any]) -> str:
+    return _table([CYCLE_COLUMNS, *(_cycle(cycle) for cycle in result["cycles"])])
+
+
+def _cycle(cycle: dict[str, Any]) -> tuple[str, ...]:
+    cleaning = cycle["cleaning"]
+    return (
+        str(cycle["number"]),
+        cycle["state"],
+        _number(cleaning["command_s"], 2),
+        _number(cleaning["sweep_s"], 2),
+        _number(cleaning["client_busy"], 2),
+        _number(cleaning["server_busy"], 2),
+        _ms(cycle["foreground"]["p99_ms"]),
+        _ms(cycle["slowest"][0]["ms"] if cycle["slowest"] else None),
+        *_memory(cycle["full"]),
+        *_memory(cycle["swept"]),
+        f"{cycle['keys_left']:,}",
+        cycle["check"],
+    )
+
+
+def _memory(memory: dict[str, Any]) -> tuple[str, str, str]:
+    return (
+        _number(memory["used_bytes"] / 1e6, 1),
+        _number(memory["rss_bytes"] / 1e6, 1),
+        _number(memory["fragmentation"], 2),
+    )
+
+
+def _verdicts(result: dict[str, Any]) -> list[str]:
+    target, slowest = result["target"], result["slowest_target"]
+    foreground = result["foreground"]
+    name = result["slowest_command"]["name"] or "nothing logged"
+    busy = ratio(foreground[State.SWEEP]["p99_ms"], foreground[State.BURNERS]["p99_ms"])
+    cycles = result["cycles"]
+    bad = sum(not cycle["good"] for cycle in cycles)
+    kept = f"BAD in {bad} of {len(cycles)} cycles" if bad else f"good after {len(cycles)} cycles"
+    return [
+        f"what is left on the server: {kept}",
+        "foreground p99, sweep ÷ alone: " + Target(target["limit"], target["ratio"]).words(" ×"),
+        f"  sweep ÷ burners, the same load on the machine without a sweep: {_number(busy, 2)} ×",
+        f"our longest command ({name}): " + Target(slowest["limit"], slowest["ms"]).words(" ms"),
+        *(
+            f"  {who}: " + (", ".join(f"{n} {ms:.2f} ms" for n, ms in _slowest_first(log)) or "–")
+            for who, log in result["slowest_commands"].items()
+        ),
+    ]
+
+
+def _slowest_first(log: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(log.items(), key=lambda item: -item[1])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    # Words stand at the left: all that a column has no number for.
+    return "  ".join(
+        f"{cell:<{width}}" if number < 1 or number == len(cells) - 1 else f"{cell:>{width}}"
+        for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ).rstrip()
+
+
+def _ms(value: float | None) -> str:
+    return _number(value, 3)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
