@@ -70,8 +70,12 @@ def _latency(result: dict[str, Any]) -> Figure:
     axes = figure.subplots()
     for state, colour in LINES.items():
         figures = result["foreground"][state]
-        # 100 % has no place on this axis.
-        points = [(1 / (1 - share), ms) for share, ms in figures["curve"] if share < 1]
+        # So few operations say nothing about so rare a latency; and 100 % has no place here.
+        points = [
+            (1 / (1 - share), ms)
+            for share, ms in figures["curve"]
+            if share >= 0.5 and (1 - share) * figures["operations"] >= 1
+        ]
         if points:
             label = f"{state} ({figures['operations']:,})"
             axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=".", lw=1)
