@@ -289,7 +289,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
     """What one small run says, and its file."""
     file = tmp_path_factory.mktemp("load") / "load.json"
     done = subprocess.run(
-        command(*TINY, "--rate", "200", "--json", str(file)),
+        command(*TINY, "--rate", "200", "--nice", "1", "--json", str(file)),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -355,6 +355,7 @@ def test_a_signal_ends_all_of_its_processes(number: signal.Signals) -> None:
     [
         (("--cycles", "0"), "'0' is no number above 0"),
         (("--rate", "much"), "'much' is no number above 0"),
+        (("--nice", "20"), "'20' is not between 0 and 19"),
         (("--server", "memcached"), "invalid choice"),
     ],
 )

@@ -133,7 +133,18 @@ def _parser() -> argparse.ArgumentParser:
     number("--sample-s", _seconds, plan.sample_s, "between two looks at the server")
     number("--timeout-s", _seconds, plan.timeout_s, "seconds for any one process")
     parser.add_argument(
-        "--workers", type=_workers, default=plan.workers, metavar="N", help="of cleanup-job run"
+        "--workers",
+        type=_workers,
+        default=plan.workers,
+        metavar="N",
+        help="of cleanup-job run; default: auto",
+    )
+    parser.add_argument(
+        "--nice",
+        type=_niceness,
+        default=plan.nice,
+        metavar="N",
+        help="0 to 19: all that write, sweep, pipe and burn yield to the server; default: 0",
     )
     parser.add_argument("--server", choices=servers.NAMES, default=servers.DEFAULT)
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures and time series")
@@ -144,6 +155,12 @@ def _parser() -> argparse.ArgumentParser:
 def _count(text: str) -> int:
     if not text.replace("_", "").isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)
+
+
+def _niceness(text: str) -> int:
+    if not text.isdigit() or int(text) > 19:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 19")
     return int(text)
 
 

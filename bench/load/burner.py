@@ -11,8 +11,8 @@ import os
 import sys
 import time
 
-SLICE_S = 0.001
-"""It decides so often whether to burn or to sleep; a sweep's client too works in short bursts."""
+SLICE_S = 0.0005
+"""It decides so often whether to burn or to sleep: about as long as a sweep's request takes."""
 
 
 def burn(seconds: float, share: float) -> None:

@@ -51,6 +51,8 @@ class Plan:
     rate: float = 800.0
     clients: int = 4
     workers: str = "auto"
+    nice: int = 0
+    """Of all but the server, the foreground and the bench: those who write, sweep and burn."""
     sample_s: float = 0.1
     timeout_s: float = 120.0
 
@@ -248,7 +250,7 @@ def _arrive(stage: Stage) -> dict[str, str]:
     """Returns the live ones' keys with the values that a sweep must not touch."""
     plan = stage.plan
     words = [stage.server.url, str(plan.coordinators), str(plan.arrivals_s)]
-    told = _told(measure([sys.executable, "-m", "bench.load.arrivals", *words], plan.timeout_s))
+    told = _told(_measure(plan, [sys.executable, "-m", "bench.load.arrivals", *words]))
     stage.timeline.add(State.ARRIVALS, told["began_s"], told["ended_s"])
     live: dict[str, str] = told["live"]
     return live
@@ -260,7 +262,7 @@ def _sweep(stage: Stage) -> Cleaning:
     cpu_before_s, wall_before_s = cpu_s_of(stage.client), time.monotonic()
     # The report has the clock of the wall.
     offset_s = time.time() - wall_before_s
-    done = measure([sys.executable, "-m", "cleanup_job", *words], plan.timeout_s)
+    done = _measure(plan, [sys.executable, "-m", "cleanup_job", *words])
     ended_s = time.monotonic()
     server_cpu_s = cpu_s_of(stage.client) - cpu_before_s
     report = json.loads(done.stdout) if done.stdout.startswith("{") else None
@@ -286,7 +288,7 @@ def report_error(report: Mapping[str, Any], stale_keys: int) -> str | None:
 
 def _pipe(stage: Stage, command: list[str]) -> Cleaning:
     cpu_before_s, began_s = cpu_s_of(stage.client), time.monotonic()
-    done = measure(command, stage.plan.timeout_s)
+    done = _measure(stage.plan, command)
     stage.timeline.add(State.PIPE, began_s, began_s + done.wall_s)
     server_cpu_s = cpu_s_of(stage.client) - cpu_before_s
     error = _last_words(done) if done.exit_code else None
@@ -322,9 +324,13 @@ def _burn(stage: Stage, cleaning: Cleaning) -> None:
         (State.BURNERS, client_shares + server_shares),
     ):
         words = [str(seconds), *map(str, shares)]
-        burning = [sys.executable, "-m", "bench.load.burner", *words]
-        told = _told(measure(burning, stage.plan.timeout_s))
+        told = _told(_measure(stage.plan, [sys.executable, "-m", "bench.load.burner", *words]))
         stage.timeline.add(state, told["began_s"], told["ended_s"])
+
+
+def _measure(plan: Plan, command: Sequence[str]) -> Measured:
+    yielding = ["nice", "-n", str(plan.nice)] if plan.nice else []
+    return measure([*yielding, *command], plan.timeout_s)
 
 
 def _told(done: Measured) -> Any:
