@@ -6,12 +6,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.case import chunks
 from bench.seed import stale_words
 from cleanup_job import demo, judge
 from cleanup_job.config import Config
 from cleanup_job.cursors import Order, end_of
 from cleanup_job.judge import fingerprint
-from cleanup_job.model import Findings, Partition, Rule, Schema, pack
+from cleanup_job.model import Findings, Partition, Rule, Schema
 
 SCHEMA: Schema = Config().schema()
 
@@ -53,8 +54,9 @@ def keyspace(coordinators: int) -> Keyspace:
 
 
 def findings(found: Keyspace) -> Findings:
-    """What one partition's survey hands over."""
+    """What one partition's survey hands over: a family's keys in order, page by page."""
     ids, values = found.heartbeats()
+    pages = [sorted(page) for page in chunks(found.keys, PAGE)]
     return Findings(
         partition=Partition(
             "127.0.0.1:6379", Order.REVERSED, ((0, end_of(Order.REVERSED)),), len(found.keys)
@@ -62,13 +64,16 @@ def findings(found: Keyspace) -> Findings:
         scanned=len(found.keys),
         seconds=1.0,
         attempts=1,
-        live=b"",
-        stale=pack(ids),
-        stale_values=pack([*map(fingerprint, values)]),
-        stale_ages_ms=(demo.STALE_AGE_MS,) * len(ids),
-        kept=(),
-        owned=tuple(pack(pattern.select(found.keys)) for _, pattern in SCHEMA.owned),
+        live=[],
+        stale=ids,
+        stale_prints=[*map(fingerprint, values)],
+        stale_ages_ms=[demo.STALE_AGE_MS] * len(ids),
+        kept=[],
+        owned=[
+            [key for page in pages for key in pattern.pick(page)] for _, pattern in SCHEMA.owned
+        ],
         timings={},
+        longest=max(map(len, found.keys), default=0),
     )
 
 
