@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import gc
 import io
 import os
 import re
@@ -196,6 +198,12 @@ def _add_run(commands: Any) -> None:
     parser.add_argument(
         "--json", metavar="FILE", help="write the report as JSON; - for stdout, without the text"
     )
+    parser.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="write cProfile's figures of the job, and of each worker to FILE.worker-N; "
+        "python -m pstats FILE reads them",
+    )
     parser.add_argument("--stale-after", metavar="S", help="seconds after which a beat is stale")
     parser.add_argument(
         "--orphans", metavar="WHAT", help="ignore, report (the default) or purge keys without beat"
@@ -294,11 +302,12 @@ def _run(arguments: argparse.Namespace) -> int:
             "cleanup-job: warning: a password in --url can be seen in the process list; "
             "use REDIS_PASSWORD or REDIS_URL"
         )
-    if arguments.json and arguments.json != "-":
-        _require_writable(Path(arguments.json))
+    for option, path in (("--json", arguments.json), ("--profile", arguments.profile)):
+        if path and path != "-":
+            _require_writable(Path(path), option)
     stop = _StopSignals()
     with stop:
-        report = _sweep(config, arguments.dry_run, arguments.show, stop)
+        report = _sweep(config, arguments.dry_run, arguments.show, stop, arguments.profile)
     _publish(report, arguments.json)
     return _exit_code(report, stop.received)
 
@@ -325,12 +334,35 @@ def _load(arguments: argparse.Namespace) -> Config:
     return config.load(path, environ=os.environ, flags=flags)
 
 
-def _sweep(config: Config, dry_run: bool, show: int, stop: _StopSignals) -> Report:
+def _sweep(
+    config: Config, dry_run: bool, show: int, stop: _StopSignals, profile: str | None = None
+) -> Report:
     """Run the job with a progress bar where there is somebody to see it."""
     from cleanup_job.job import run
     from cleanup_job.progress import Bars
 
-    return run(config, dry_run=dry_run, show=show, observer=Bars(lambda: bool(stop.received)))
+    # A run leaves no cycles that are worth a collection, which looks at every entry of every list:
+    # 28 ms in the middle of a purge of 100,000 coordinators.
+    gc.disable()
+    sweep = functools.partial(
+        run,
+        config,
+        dry_run=dry_run,
+        show=show,
+        observer=Bars(lambda: bool(stop.received)),
+        profile=profile,
+    )
+    return _profiled(sweep, profile) if profile else sweep()
+
+
+def _profiled(sweep: Callable[[], Report], path: str) -> Report:
+    import cProfile
+
+    profiler = cProfile.Profile()
+    try:
+        return profiler.runcall(sweep)
+    finally:
+        profiler.dump_stats(path)
 
 
 def _publish(report: Report, json_path: str | None) -> None:
@@ -465,11 +497,11 @@ def _password_in(url: str) -> bool:
     return parse_url(url).endpoint.password is not None
 
 
-def _require_writable(path: Path) -> None:
-    """Find out before the run that its report can't be written, not after it."""
+def _require_writable(path: Path, option: str) -> None:
+    """Find out before the run that its file can't be written, not after it."""
     special = path.exists() and not path.is_file()
     if path.is_dir() or not os.access(path if special else path.resolve().parent, os.W_OK):
-        raise ConfigError(f"--json: {path} can't be written; name a file in a folder that can be")
+        raise ConfigError(f"{option}: {path} can't be written; name a file in a folder that can be")
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -1,10 +1,6 @@
 """YAML, environment and flags to one frozen, validated configuration.
 
 Precedence: flag, then environment, then YAML, then default. Nothing is contacted here.
-
-YAML has values that are not what they look like: `no` is false, `10:00` is 600, `0755` is 493,
-and of two equal keys the last wins in silence. A configuration that decides what is deleted must
-not guess, so each of these is an error that names file, line and column.
 """
 
 from __future__ import annotations
@@ -18,12 +14,11 @@ from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 from cleanup_job import keyspace
 from cleanup_job.errors import ConfigError
-from cleanup_job.model import HEARTBEAT, Access, Endpoint, Rule, Schema, Secret, Tls
+from cleanup_job.model import HEARTBEAT, Access, Endpoint, Rule, Schema, Secret, Tls, is_text
 
 ENV_PREFIX = "CLEANUP_JOB_"
 
@@ -151,7 +146,7 @@ class Redis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _sentinel_password(self) -> Secret | None:
         if self.sentinel_password is not None:
-            if not _is_text(self.sentinel_password):
+            if not is_text(self.sentinel_password):
                 raise ConfigError("redis.sentinel_password: is no text in UTF-8")
             return Secret(self.sentinel_password)
         if self.sentinel_password_file is not None:
@@ -297,7 +292,12 @@ def load(
         ConfigError: at the first thing that makes no sense, naming its place.
     """
     environ = environ or {}
-    document = read_yaml(path) if path is not None else {}
+    document: dict[str, Any] = {}
+    if path is not None:
+        # Imported where there is a file: a sweep of a small server takes less time than that.
+        from cleanup_job.yaml_file import read_yaml
+
+        document = read_yaml(path)
     _convert(document, path or "default")
     for variable, name, value in _from_environment(environ, _is_secure(document)):
         _overlay(document, name, value, variable)
@@ -393,7 +393,7 @@ def _netloc(rest: str) -> str:
 def _login(url: str, parts: SplitResult) -> dict[str, Any]:
     user = unquote(parts.username) if parts.username else None
     password = Secret(unquote(parts.password)) if parts.password else None
-    if not _is_text(f"{user}{password}"):
+    if not is_text(f"{user}{password}"):
         raise _bad_url(url, "its login is no text in UTF-8")
     return {"username": user, "password": password}
 
@@ -425,119 +425,9 @@ def effective_yaml(config: Config) -> str:
     plain = msgspec.to_builtins(config)
     plain["redis"] = config.redis.shown()
     plain["keys"]["timestamp"]["fields"] = list(config.keys.timestamp.fields)
+    import yaml  # see `load`
+
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
-
-    Raises:
-        ConfigError: if it can't be read, is empty, or is not what it looks like.
-    """
-    try:
-        text = Path(path).read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is no text in UTF-8 (byte {error.start})") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    document = _parse_yaml(path, text)
-    if document is None:
-        raise ConfigError(f"{path}: is empty; leave out -c to run with the defaults")
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: must be a mapping of settings, such as 'stale_after: 600'")
-    return document
-
-
-def _parse_yaml(path: str, text: str) -> Any:
-    try:
-        loader = _StrictLoader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
-        line = [*text.split("\n"), ""][mark.line] if mark else ""
-        looks_like_a_pattern = "{" in line or "*" in line
-        if isinstance(error, _NotWhatItLooksLikeError):
-            looks_like_a_pattern = False
-        hint = _QUOTE_HINT if looks_like_a_pattern else ""
-        raise ConfigError(f"{place}: {error.problem or error.context}{hint}") from error
-    except yaml.reader.ReaderError as error:
-        raise ConfigError(
-            f"{path}: has the character {error.character:#x}, which is not allowed in YAML"
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: is nested too deeply") from error
-
-
-_QUOTE_HINT = "; a pattern with { or * in it needs quotes"
-
-
-class _NotWhatItLooksLikeError(yaml.MarkedYAMLError):
-    pass
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses what YAML 1.1 would quietly turn into something else."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key.value, str) and key.value in seen:
-                raise _NotWhatItLooksLikeError(
-                    problem=f"{key.value!r} stands twice; remove one of the two",
-                    problem_mark=key.start_mark,
-                )
-            if isinstance(key.value, str):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_PLAIN = {
-    "tag:yaml.org,2002:bool": re.compile(r"true|false"),
-    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]*)"),
-    "tag:yaml.org,2002:float": re.compile(r"[-+]?(0|[1-9][0-9]*)\.[0-9]+"),
-}
-"""How a plain scalar of each type may be written: as everybody reads it."""
-
-
-def _construct_plain(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
-    kind = node.tag.rpartition(":")[2]
-    try:
-        value = getattr(yaml.SafeLoader, f"construct_yaml_{kind}")(loader, node)
-    except (ValueError, LookupError, AttributeError) as error:
-        raise _NotWhatItLooksLikeError(
-            problem=f"{node.value[:40]!r} can't be read as {kind}", problem_mark=node.start_mark
-        ) from error
-    allowed = _PLAIN.get(node.tag)
-    if allowed is None or not allowed.fullmatch(node.value):
-        read_as = "a date" if allowed is None else str(value).lower()
-        raise _NotWhatItLooksLikeError(
-            problem=f"YAML reads {node.value} as {read_as}; write it in quotes if it is text, "
-            "else as a plain number, true or false",
-            problem_mark=node.start_mark,
-        )
-    return value
-
-
-def _construct_text(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
-    text = loader.construct_scalar(node)
-    if not _is_text(text):
-        raise _NotWhatItLooksLikeError(
-            problem="half of a surrogate pair is no character; a key can't be made of it",
-            problem_mark=node.start_mark,
-        )
-    return text
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:str", _construct_text)
-
-for _tag in (*_PLAIN, "tag:yaml.org,2002:timestamp"):
-    _StrictLoader.add_constructor(_tag, _construct_plain)
 
 
 def _convert(document: dict[str, Any], source: str) -> Config:
@@ -569,7 +459,7 @@ def _explain(message: str, document: dict[str, Any]) -> str:
         guess = f"did you mean {near[0]}? " if near else ""
         where = f"{place}.{unknown[1]}" if place else unknown[1]
         return f"{where}: no such setting; {guess}(allowed: {', '.join(allowed)})"
-    hint = _QUOTE_HINT if "got `object`" in what and "keys" in place else ""
+    hint = keyspace.QUOTE_HINT if "got `object`" in what and "keys" in place else ""
     entry = next((text for start, text in _ENTRIES.items() if place.startswith(start)), "")
     allowed_here = _DESCRIPTIONS.get(place.partition("[")[0], entry)
     allowed_text = f" (allowed: {allowed_here})" if allowed_here else ""
@@ -699,7 +589,7 @@ def _with_password(config: Config, password: str | None) -> Config:
     """REDIS_PASSWORD serves a URL that has none, so that no file needs to hold it."""
     if not password or parse_url(config.redis.url).endpoint.password is not None:
         return config
-    if not _is_text(password):
+    if not is_text(password):
         raise ConfigError("REDIS_PASSWORD: is no text in UTF-8")
     quoted = "".join(f"%{byte:02X}" for byte in password.encode())
     scheme, _, rest = config.redis.url.partition("://")
@@ -727,11 +617,6 @@ def _read_password(place: str, path: str) -> Secret:
     if not password or "\n" in password:
         raise ConfigError(f"{place}: {path!r} must hold the password in one line, and only that")
     return Secret(password)
-
-
-def _is_text(text: str) -> bool:
-    """False for what an environment can hold, but nobody could send."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _parse_address_map(pairs: Mapping[str, str]) -> dict[str, str]:

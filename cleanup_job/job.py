@@ -9,12 +9,12 @@ from __future__ import annotations
 import heapq
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TypeVar
 
 from msgspec import structs
@@ -49,6 +49,7 @@ from cleanup_job.model import (
     Server,
     SurveyTask,
     Target,
+    Timings,
     merge_timings,
     pack,
     printable,
@@ -124,13 +125,22 @@ class _Surveyed:
     warnings: tuple[Problem, ...]
     stopped: bool = False
 
+    def without_names(self) -> _Surveyed:
+        """The same for when the names are in the verdicts, so that nothing is held twice."""
+        return replace(self, findings=[found.without_names() for found in self.findings])
+
     @property
     def covered(self) -> bool:
         return not (self.uncovered or self.stopped)
 
 
 def run(
-    config: Config, *, dry_run: bool = False, show: int = 5, observer: Observer | None = None
+    config: Config,
+    *,
+    dry_run: bool = False,
+    show: int = 5,
+    observer: Observer | None = None,
+    profile: str | None = None,
 ) -> Report:
     """Find dead coordinators and delete what is theirs.
 
@@ -139,6 +149,7 @@ def run(
         dry_run: only tell what would go; sends no command that writes.
         show: how many samples of each verdict the report has.
         observer: is told of progress, and may stop the run.
+        profile: where worker processes write their profiles; see `open_pool`.
 
     Raises:
         ServerUnavailableError: the servers could not be surveyed; nothing was deleted.
@@ -149,22 +160,25 @@ def run(
     sweep = _Sweep(
         config, config.access(), config.schema(), config.rule(), clock.observer, dry_run, show
     )
-    target = topology.discover(sweep.access)
-    _require_whole(sweep, target)
-    sweep.observer.found(target)
-    workers = workers_for(config.workers, config.engine, target.keys)
-    with open_pool(config.engine, workers) as pool:
-        with clock.phase("survey", target.keys):
-            surveyed = _survey(sweep, pool, target)
+    first = topology.discover(sweep.access)
+    _require_whole(sweep, first)
+    sweep.observer.found(first)
+    workers = workers_for(config.workers, config.engine, first.keys)
+    with open_pool(config.engine, workers, profile) as pool:
+        clock.pool = pool
+        with clock.phase("survey", first.keys):
+            surveyed = _survey(sweep, pool, first)
         with clock.phase("judge", 0):
             verdicts = decide(surveyed.findings, sweep.schema, surveyed.uncovered)
+            surveyed = surveyed.without_names()
             plan = _plan(sweep, pool, surveyed, verdicts)
             surveyed = replace(surveyed, stopped=surveyed.stopped or sweep.observer.stopping())
         with clock.phase("purge", plan.size):
             outcomes = [] if dry_run else _purge(sweep, pool, surveyed, plan)
     hopeless = any(outcome.hopeless for outcome in outcomes)
     after = _look_once_more(sweep, surveyed.target, 0 if hopeless else None)
-    return _report(sweep, clock, pool.workers, surveyed, verdicts, plan, outcomes, after)
+    seen = _Seen(first, surveyed.target, after)
+    return _report(sweep, clock, seen, surveyed, verdicts, plan, outcomes)
 
 
 def _require_whole(sweep: _Sweep, target: Target) -> None:
@@ -188,27 +202,64 @@ def _require_whole(sweep: _Sweep, target: Target) -> None:
 
 
 class _Clock:
-    """When the run began, and how long its phases took."""
+    """When the run began, and what its phases took: seconds, and the CPU of all processes."""
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.started_at = datetime.now(UTC)
-        self.started = perf_counter()
-        self.phases: dict[str, float] = {}
+        self.pool: Pool | None = None
+        self.wall_s: dict[str, float] = {}
+        self.cpu_s: dict[str, float] = {}
+        self._started = perf_counter()
+        self._cpu_before_s = process_time()
 
     @contextmanager
     def phase(self, name: str, keys: int) -> Iterator[None]:
-        began = perf_counter()
+        began, cpu_before_s = perf_counter(), self.client_cpu_s
         self.observer.began(name, keys)
         try:
             yield
         finally:
             self.observer.ended()
-            self.phases[f"{name}_s"] = round(perf_counter() - began, 4)
+            self.wall_s[name] = round(perf_counter() - began, 4)
+            self.cpu_s[name] = round(self.client_cpu_s - cpu_before_s, 4)
 
     @property
     def duration_s(self) -> float:
-        return round(perf_counter() - self.started, 4)
+        return round(perf_counter() - self._started, 4)
+
+    @property
+    def client_cpu_s(self) -> float:
+        of_workers = self.pool.cpu_s if self.pool else 0.0
+        return process_time() - self._cpu_before_s + of_workers
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The servers as they were before the survey, behind it, and in the end if they answered."""
+
+    first: Target
+    surveyed: Target
+    last: Target | None
+
+    def nodes(self) -> list[reports.NodeUse]:
+        """Those that were surveyed, with what they did from first to last."""
+        known = {server.run_id: server for server in self.first.servers}
+        before = [known.get(server.run_id, server) for server in self.surveyed.servers]
+        return reports.nodes_of(before, self.last.servers if self.last else ())
+
+    def server_cpu_s(self) -> dict[str, float | None]:
+        """By phase. The judge asks little, and only of orphans: that is counted with the purge."""
+        now = self.last.servers if self.last else ()
+        return {
+            "survey": _cpu_s_between(self.first.servers, self.surveyed.servers),
+            "judge": None,
+            "purge": _cpu_s_between(self.surveyed.servers, now),
+        }
+
+
+def _cpu_s_between(before: Iterable[Server], after: Iterable[Server]) -> float:
+    return reports.sum_up(reports.nodes_of(before, after)).cpu_s
 
 
 # -- survey ----------------------------------------------------------------------------------
@@ -550,12 +601,11 @@ def _undone(before: Target, after: Target | None) -> list[Problem]:
 def _report(
     sweep: _Sweep,
     clock: _Clock,
-    workers: int,
+    seen: _Seen,
     surveyed: _Surveyed,
     verdicts: Verdicts,
     plan: Plan,
     outcomes: Sequence[Outcome],
-    after: Target | None,
 ) -> Report:
     target = surveyed.target
     matched = dict(zip(sweep.schema.family_names, verdicts.matched, strict=True))
@@ -571,11 +621,14 @@ def _report(
         message = "planned keys were left in place when the run ended"
         errors.append(Problem("not_attempted", message, not_attempted))
     if plan.size and not sweep.dry_run:
-        errors += _undone(target, after)
-    timings = [found.timings for found in surveyed.findings]
-    timings += [outcome.timings for outcome in outcomes]
+        errors += _undone(target, seen.last)
+    timings = {
+        "survey": merge_timings(found.timings for found in surveyed.findings),
+        "judge": {},
+        "purge": merge_timings(outcome.timings for outcome in outcomes),
+    }
     losses = _losses(outcomes)
-    nodes = reports.nodes_of(target.servers, after.servers if after else ())
+    nodes = seen.nodes()
     return Report(
         status=reports.status_of(keys, errors, covered=surveyed.covered, dry_run=sweep.dry_run),
         dry_run=sweep.dry_run,
@@ -591,17 +644,34 @@ def _report(
         ),
         coordinators=_coordinators(verdicts, outcomes),
         keys=keys,
-        phases=reports.Phases(**clock.phases),
-        commands=reports.summarize_timings(merge_timings(timings)),
+        phases=reports.Phases(**{f"{name}_s": wall_s for name, wall_s in clock.wall_s.items()}),
+        commands=reports.summarize_timings(merge_timings(timings.values())),
+        costs=_costs(clock, seen, timings),
         server=reports.sum_up(nodes),
+        client=reports.ClientUse(round(clock.client_cpu_s, 4)),
         nodes=nodes,
-        workers=workers,
+        workers=clock.pool.workers if clock.pool else 1,
         partitions=reports.walks(surveyed.findings),
         losses=[reports.Loss(printable(name), keys) for name, keys in losses.items()],
         samples=[reports.example(sample) for sample in _samples(verdicts, sweep)],
         warnings=[*surveyed.warnings, *_warnings(sweep, surveyed, verdicts, plan, outcomes)],
         errors=errors,
     )
+
+
+def _costs(
+    clock: _Clock, seen: _Seen, timings: Mapping[str, Timings]
+) -> dict[str, reports.PhaseCost]:
+    server_cpu_s = seen.server_cpu_s()
+    return {
+        name: reports.PhaseCost(
+            wall_s=wall_s,
+            client_cpu_s=clock.cpu_s[name],
+            server_cpu_s=server_cpu_s[name],
+            commands=reports.summarize_timings(timings[name]),
+        )
+        for name, wall_s in clock.wall_s.items()
+    }
 
 
 def _coordinators(verdicts: Verdicts, outcomes: Sequence[Outcome]) -> reports.Coordinators:

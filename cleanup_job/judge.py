@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, compress, islice
 from operator import attrgetter, le, ne
 from typing import Any, TypeVar
@@ -222,13 +222,14 @@ def decide(
     alive.discard(b"")
     widths = widths_of(alive) | widths_of(verdicts.stale.ids)
     for family, (_, pattern) in enumerate(schema.owned):
-        keys = _in_order(found.owned[family] for found in findings)
-        verdicts.matched.append(len(keys))
+        found_keys = [*chain.from_iterable(found.owned[family] for found in findings)]
+        may_go = None
         if uncovered:
-            keys = [
-                key for key in keys if not _may_be_alive(key, pattern, verdicts, schema, uncovered)
-            ]
-        _assign(keys, pattern, widths, alive, verdicts)
+            may_go = partial(_is_covered, pattern, verdicts, schema, uncovered)
+        if pattern.is_exact:
+            _assign_exact(found_keys, pattern, alive, verdicts, may_go)
+        else:
+            _assign(found_keys, pattern, widths, alive, verdicts, may_go)
     verdicts.matched.append(verdicts.checked)
     return verdicts
 
@@ -252,31 +253,44 @@ def _stale(findings: Sequence[Findings], alive: set[bytes]) -> Stale:
     return Stale(ids, _pick(prints, order), _pick(ages_ms, order), places)
 
 
-def _in_order(parts: Iterable[list[bytes]]) -> list[bytes]:
-    """All keys ascending, each once.
-
-    In order, keys of the same coordinators follow each other, so that batches are slices, and
-    looking up their owners finds the last answer's surroundings still in the processor's cache.
-    Pages come sorted, so there is little left to sort.
-    """
-    keys = [*chain.from_iterable(parts)]
-    keys.sort()
-    return [*compress(keys, _ends_run(keys))]
-
-
 def _ends_run(ordered: list[bytes]) -> list[bool]:
     """In step with ordered items: whether the next one is another."""
     return [*map(ne, ordered, chain(islice(ordered, 1, None), (None,)))]
 
 
-def _may_be_alive(
-    key: bytes, pattern: Pattern, verdicts: Verdicts, schema: Schema, uncovered: frozenset[int]
+def _is_covered(
+    pattern: Pattern, verdicts: Verdicts, schema: Schema, uncovered: frozenset[int], key: bytes
 ) -> bool:
-    """True if an id that the key could name may have a heartbeat that nobody saw."""
-    return any(
+    """False if an id that the key could name may have a heartbeat that nobody saw."""
+    return not any(
         name not in verdicts.stale.places and slot_of(schema.heartbeat.key_for(name)) in uncovered
         for name in pattern.candidates(key)
     )
+
+
+def _assign_exact(
+    keys: list[bytes],
+    pattern: Pattern,
+    alive: set[bytes],
+    verdicts: Verdicts,
+    may_go: Callable[[bytes], bool] | None,
+) -> None:
+    """Give the keys of a family to their owners, where a key is a prefix and one id.
+
+    Then keys stand for ids, and sets of ids answer all questions.
+    """
+    stale = verdicts.stale
+    seen = {*(pattern.only_ids(keys, ()) or ())}
+    verdicts.matched.append(len(seen))
+    if may_go:
+        seen = {name for name in seen if may_go(pattern.key_for(name))}
+    has_key = [*map(seen.__contains__, stale.ids)]
+    owners = [*compress(stale.places.values(), has_key)]
+    verdicts.owned.append(Owned(owners, prefix=pattern.prefix))
+    lost: Iterable[bytes] = ()
+    if len(owners) + len(seen & alive) < len(seen):
+        lost = seen.difference(stale.places, alive)
+    verdicts.orphans.append({name: [pattern.key_for(name)] for name in sorted(lost)})
 
 
 def _assign(
@@ -285,8 +299,19 @@ def _assign(
     widths: frozenset[int],
     alive: set[bytes],
     verdicts: Verdicts,
+    may_go: Callable[[bytes], bool] | None,
 ) -> None:
-    """Give the keys of one family to their owners."""
+    """Give the keys of any other family to their owners.
+
+    In order, keys of the same coordinators follow each other, so that looking up their owners
+    finds the last answer's surroundings still in the processor's cache. Workers hand them over
+    in order, so there is little left to sort.
+    """
+    keys.sort()
+    keys = [*compress(keys, _ends_run(keys))]
+    verdicts.matched.append(len(keys))
+    if may_go:
+        keys = [*filter(may_go, keys)]
     only = pattern.only_ids(keys, widths)
     if only is None:
         readings: Iterable[Collection[bytes]] = map(pattern.reader(widths), keys)
@@ -306,7 +331,7 @@ def by_owner(owned: Owned) -> Owned:
     if all(map(le, owners, islice(owners, 1, None))):
         return owned
     order = sorted(range(len(owners)), key=owners.__getitem__)
-    return Owned(_pick(owned.keys, order), _pick(owners, order))
+    return Owned(_pick(owners, order), _pick(owned.keys, order))
 
 
 def _pick(items: list[T], places: Iterable[int]) -> list[T]:
@@ -318,17 +343,12 @@ def _hand_out(
 ) -> tuple[Owned, list[bytes]]:
     """Owners of keys that name one id each, and the keys of ids without a heartbeat."""
     owners = [*map(places.get, only)]
-    if None not in owners:
-        return Owned(keys, owners), []  # type: ignore[arg-type]
+    others = [place for place, owner in enumerate(owners) if owner is None]
+    if not others:
+        return Owned(owners, keys), []  # type: ignore[arg-type]
     is_owned = [owner is not None for owner in owners]
-    owned = Owned([*compress(keys, is_owned)], [*compress(owners, is_owned)])  # type: ignore[list-item]
-    others = [not yes for yes in is_owned]
-    rest = [
-        key
-        for key, name in zip(compress(keys, others), compress(only, others), strict=True)
-        if name not in alive
-    ]
-    return owned, rest
+    owned = Owned([*compress(owners, is_owned)], [*compress(keys, is_owned)])  # type: ignore[list-item]
+    return owned, [keys[place] for place in others if only[place] not in alive]
 
 
 def _share_out(

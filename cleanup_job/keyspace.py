@@ -32,6 +32,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 
 SEPARATOR = b":"
 
@@ -46,6 +47,10 @@ _Token = bytes | None
 
 Reader = Callable[[bytes], Collection[bytes]]
 """Gives the candidates of a key."""
+
+
+QUOTE_HINT = "; a pattern with { or * in it needs quotes"
+"""For errors of YAML, to which both mean something else."""
 
 
 class PatternError(ValueError):
@@ -108,7 +113,7 @@ class Pattern:
         prefix, suffix = self.prefix, self.suffix
         start = len(prefix)
         if not suffix:
-            return [key[start:] for key in keys if key.startswith(prefix)]
+            return _tails([key for key in keys if key.startswith(prefix)], start)
         end, shortest = -len(suffix), start + len(suffix)
         return [
             key[start:end]
@@ -181,7 +186,7 @@ class Pattern:
         """
         start = len(self.prefix)
         if self.is_exact:
-            return [key[start:] for key in keys]
+            return _tails(keys, start)
         if self._is_leading and set(widths) == {1}:
             return [key[start : key.index(SEPARATOR, start)] for key in keys]
         return None
@@ -276,6 +281,11 @@ def slot_of(key: bytes) -> int:
         if closing > opening + 1:
             key = key[opening + 1 : closing]
     return binascii.crc_hqx(key, 0) & (SLOTS - 1)
+
+
+def _tails(keys: Iterable[bytes], start: int) -> list[bytes]:
+    """What follows behind `start`; in C, since it is done for every key."""
+    return [*map(itemgetter(slice(start, None)), keys)]
 
 
 def _untagged(candidate: bytes) -> bytes:

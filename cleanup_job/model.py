@@ -284,6 +284,13 @@ class Findings(msgspec.Struct, frozen=True):
     timings: Timings
     longest: int = 0
 
+    def without_names(self) -> Findings:
+        """What is left to tell of the walk when its names are in the verdicts."""
+        nothing: list[Any] = []
+        return msgspec.structs.replace(
+            self, live=nothing, stale=nothing, stale_prints=nothing, stale_ages_ms=nothing, owned=[]
+        )
+
     def __reduce__(self) -> tuple[Callable[..., Findings], tuple[object, ...]]:
         fields = msgspec.structs.asdict(self)
         for name in _PACKED:
@@ -396,22 +403,37 @@ class Owned(msgspec.Struct, frozen=True):
     """Keys of one family that belong to stale coordinators.
 
     Attributes:
-        keys: their names.
-        owners: in step with them and ascending, whose they are, as places in a list of ids.
+        owners: whose each key is, as places in a list of ids, ascending.
+        keys: their names in step; empty if each is the prefix and its owner's id.
+        prefix: of such names, which are made when their turn comes: that saves memory, and time
+            before the first delete.
     """
 
-    keys: list[bytes]
     owners: list[int]
+    keys: list[bytes] = []
+    prefix: bytes = b""
 
-    def between(self, first: int, end: int) -> list[bytes]:
+    def between(self, first: int, end: int, ids: Sequence[bytes]) -> list[bytes]:
         """The keys of the coordinators from `first` up to, not including, `end`."""
-        return self.keys[bisect_left(self.owners, first) : bisect_left(self.owners, end)]
+        lowest, highest = self._places(first, end)
+        if self.keys:
+            return self.keys[lowest:highest]
+        prefix = self.prefix
+        return [prefix + ids[owner] for owner in self.owners[lowest:highest]]
+
+    def pairs(self, ids: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
+        """Each key with its owner."""
+        keys = self.keys or (self.prefix + ids[owner] for owner in self.owners)
+        return zip(keys, self.owners, strict=True)
 
     def part(self, first: int, end: int) -> Owned:
         """The same with their owners counted from `first`."""
-        lowest, highest = bisect_left(self.owners, first), bisect_left(self.owners, end)
+        lowest, highest = self._places(first, end)
         owners = [place - first for place in self.owners[lowest:highest]]
-        return Owned(self.keys[lowest:highest], owners)
+        return Owned(owners, self.keys[lowest:highest], self.prefix)
+
+    def _places(self, first: int, end: int) -> tuple[int, int]:
+        return bisect_left(self.owners, first), bisect_left(self.owners, end)
 
 
 class Lot(msgspec.Struct, frozen=True):
@@ -440,7 +462,7 @@ class Lot(msgspec.Struct, frozen=True):
     @property
     def size(self) -> int:
         """How many keys the lot plans to delete, heartbeats that wait for another wave too."""
-        return len(self.ids) + sum(len(family.keys) for family in self.owned)
+        return len(self.ids) + sum(len(family.owners) for family in self.owned)
 
     def batches(self, most_keys: Callable[[int | None], int]) -> Iterator[Batch]:
         """The lot in batches, each of at most so many keys, but of one coordinator at least.
@@ -488,7 +510,7 @@ class Lot(msgspec.Struct, frozen=True):
             guard_ids=self.ids[first:end],
             own_heartbeats=0 if slot is None else end - first,
             expected=self.prints[first:end],
-            keys=[family.between(first, end) for family in self.owned],
+            keys=[family.between(first, end, self.ids) for family in self.owned],
             wave=self.wave,
             slot=slot,
         )
@@ -605,6 +627,20 @@ class Pulse(Protocol):
         """True if no new batch should be started."""
 
 
+Stage = Callable[[Any, Pulse], Any]
+"""A function of one picklable task, which may be run in any process."""
+
+
+class Watch(Protocol):
+    """What the job wants to know and say while a stage runs."""
+
+    def advanced(self, keys: int) -> None:
+        """So many more keys are done."""
+
+    def stopping(self) -> bool:
+        """True if the run should come to an end."""
+
+
 def pack(names: Sequence[bytes]) -> bytes:
     """Pack names into one value that `unpack` reads back, whatever bytes they hold."""
     if not names:
@@ -622,6 +658,11 @@ def unpack(packed: bytes) -> list[bytes]:
     if packed[:1] == b"\n":
         return packed[1:].split(b"\n")
     return msgspec.msgpack.decode(packed[1:], type=list[bytes])
+
+
+def is_text(text: str) -> bool:
+    """False for what an environment can hold, but nobody could send."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def printable(name: bytes, limit: int = 120) -> str:

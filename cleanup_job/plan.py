@@ -161,7 +161,7 @@ def make_plan(
 
 def _counts(verdicts: Verdicts, schema: Schema, orphans: Collection[bytes]) -> dict[str, int]:
     counts = {
-        name: len(owned.keys) + sum(len(lost.get(orphan, ())) for orphan in orphans)
+        name: len(owned.owners) + sum(len(lost.get(orphan, ())) for orphan in orphans)
         for (name, _), owned, lost in zip(
             schema.owned, verdicts.owned, verdicts.orphans, strict=True
         )
@@ -202,7 +202,7 @@ def _spread_places(verdicts: Verdicts, is_long: bool) -> set[int]:
     return large.union(
         place
         for owned in verdicts.owned
-        for key, place in zip(owned.keys, owned.owners, strict=True)
+        for key, place in owned.pairs(verdicts.stale.ids)
         if key in verdicts.co_owners
     )
 
@@ -226,7 +226,7 @@ def _may_be_large(verdicts: Verdicts, is_long: bool) -> Iterable[int]:
 
 def _is_large(place: int, verdicts: Verdicts) -> bool:
     """True if this coordinator fills a batch by itself, or does not fit into one."""
-    keys = [owned.between(place, place + 1) for owned in verdicts.owned]
+    keys = [owned.between(place, place + 1, verdicts.stale.ids) for owned in verdicts.owned]
     if 1 + sum(map(len, keys)) > KEYS_PER_BATCH:
         return True
     size = _weight(verdicts.stale.ids[place], verdicts.stale.prints[place])
@@ -250,7 +250,7 @@ def _slots(
         slot_of(key) for key in schema.heartbeat.keys_for(verdicts.stale.ids)
     ]
     for owned in verdicts.owned:
-        for key, place in zip(owned.keys, owned.owners, strict=True):
+        for key, place in owned.pairs(verdicts.stale.ids):
             if slots[place] is not None and slots[place] != slot_of(key):
                 slots[place] = None
     return slots
@@ -276,20 +276,16 @@ def _lot(
         lot,
         ids=[stale.ids[place] for place in places],
         prints=[stale.prints[place] for place in places],
-        owned=[_renumbered(owned, new_places) for owned in verdicts.owned],
+        owned=[_renumbered(owned, new_places, stale.ids) for owned in verdicts.owned],
         slots=[slots[place] for place in places] if slots else (),
     )
 
 
-def _renumbered(owned: Owned, new_places: Mapping[int, int]) -> Owned:
+def _renumbered(owned: Owned, new_places: Mapping[int, int], ids: Sequence[bytes]) -> Owned:
     """The keys of those that have a new place, in the new order."""
-    rows = [
-        (new_places[place], key)
-        for key, place in zip(owned.keys, owned.owners, strict=True)
-        if place in new_places
-    ]
+    rows = [(new_places[place], key) for key, place in owned.pairs(ids) if place in new_places]
     rows.sort(key=itemgetter(0))
-    return Owned([key for _, key in rows], [place for place, _ in rows])
+    return Owned([place for place, _ in rows], [key for _, key in rows], owned.prefix)
 
 
 def _turn(slot: int | None) -> int:
@@ -304,7 +300,7 @@ def _spread_batches(
     batcher = _Batcher(schema, slot=None if clustered else 0)
     for place in sorted(spread):
         for family, owned in enumerate(verdicts.owned):
-            for key in owned.between(place, place + 1):
+            for key in owned.between(place, place + 1, verdicts.stale.ids):
                 named = (verdicts.stale.ids[place], *verdicts.co_owners.get(key, ()))
                 guards = [(name, verdicts.stale.print_of(name)) for name in named]
                 batcher.draft.add(family, key, guards)
@@ -329,7 +325,7 @@ def _heartbeats(
     return Lot(
         ids=[ids[place] for place in in_turn],
         prints=[verdicts.stale.prints[place] for place in in_turn],
-        owned=[Owned([], [])] * len(schema.owned),
+        owned=[Owned([])] * len(schema.owned),
         slots=[slots[place] for place in in_turn],
         is_long=is_long,
         wave=1,

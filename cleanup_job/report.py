@@ -103,6 +103,21 @@ class CommandTimes(msgspec.Struct, frozen=True):
     max_ms: float
 
 
+class PhaseCost(msgspec.Struct, frozen=True):
+    """What a phase cost. `server_cpu_s` is None where it is counted with the next phase."""
+
+    wall_s: float
+    client_cpu_s: float
+    server_cpu_s: float | None
+    commands: dict[str, CommandTimes] = {}
+
+
+class ClientUse(msgspec.Struct, frozen=True):
+    """CPU that the job and its workers used, from first to last."""
+
+    cpu_s: float = 0.0
+
+
 class ServerUse(msgspec.Struct, frozen=True):
     """What the run cost the server. Its CPU includes other clients' work meanwhile."""
 
@@ -164,7 +179,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     keys: Keys = Keys()
     phases: Phases = Phases()
     commands: dict[str, CommandTimes] = {}
+    costs: dict[str, PhaseCost] = {}
     server: ServerUse = ServerUse()
+    client: ClientUse = ClientUse()
     nodes: list[NodeUse] = []
     workers: int = 1
     losses: list[Loss] = []
@@ -393,8 +410,14 @@ def _node_lines(nodes: Sequence[NodeUse]) -> list[str]:
 
 
 def _cost_lines(report: Report) -> list[str]:
-    phases = report.phases
-    server = report.server
+    """Where the time went, so that "slow" can be answered without a profiler."""
+    phases, server, costs = report.phases, report.server, report.costs
+    on_server = [
+        f"{name} {cost.server_cpu_s:.3f}"
+        for name, cost in costs.items()
+        if cost.server_cpu_s is not None
+    ]
+    in_phases = [f"{name} {cost.client_cpu_s:.3f}" for name, cost in costs.items()]
     lines = [
         *_wrapped(
             f"time          {report.duration_s:.3f} s: survey {phases.survey_s:.3f}, ",
@@ -403,22 +426,28 @@ def _cost_lines(report: Report) -> list[str]:
                 f"purge {phases.purge_s:.3f}; workers {report.workers}",
             ],
         ),
+        *_wrapped(f"server CPU    {server.cpu_s:.3f} s: ", on_server or ["in all"]),
+        *_wrapped(f"client CPU    {report.client.cpu_s:.3f} s: ", in_phases or ["in all"]),
         *_wrapped(
-            f"server        {server.cpu_s:.3f} s CPU, ",
+            f"server        {report.keys.scanned:,} keys scanned, ",
             [
                 f"memory {_megabytes(server.used_memory_before)} → "
                 f"{_megabytes(server.used_memory_after)}",
-                f"{report.keys.scanned:,} keys scanned",
             ],
         ),
     ]
-    lines += [
+    for name, cost in costs.items():
+        often = {word: times for word, times in cost.commands.items() if times.calls > 1}
+        lines += [name] if often else []
+        lines += [_command_line(word, times) for word, times in often.items()]
+    return lines
+
+
+def _command_line(command: str, times: CommandTimes) -> str:
+    return (
         f"  {command:<10} {times.calls:>7,} calls   p50 {times.p50_ms:.2f} ms   "
         f"p99 {times.p99_ms:.2f} ms   max {times.max_ms:.2f} ms"
-        for command, times in report.commands.items()
-        if times.calls > 1
-    ]
-    return lines
+    )
 
 
 def _problem_line(title: str, problem: Problem) -> str:

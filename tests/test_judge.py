@@ -166,7 +166,7 @@ def of_owners(verdicts: Verdicts) -> list[dict[bytes, list[bytes]]]:
     families = []
     for owned in verdicts.owned:
         family: dict[bytes, list[bytes]] = {}
-        for key, place in zip(owned.keys, owned.owners, strict=True):
+        for key, place in owned.pairs(names):
             family.setdefault(names[place], []).append(key)
         families.append(family)
     return families

@@ -75,7 +75,7 @@ def test_findings_reach_another_process_as_they_are(
 
 @given(some)
 def test_purge_tasks_reach_another_process_as_they_are(ids: list[bytes]) -> None:
-    lot = Lot(ids, ids, [Owned(ids, list(range(len(ids))))], [None] * len(ids), wave=1)
+    lot = Lot(ids, ids, [Owned(list(range(len(ids))), ids)], [None] * len(ids), wave=1)
     batch = Batch(ids, 0, ids, [ids], slot=None)
     config = Config()
     routes = standalone(config.access())

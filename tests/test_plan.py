@@ -157,7 +157,7 @@ class TestEveryPlan:
         for name in acks:
             last = place[heartbeat(name)]
             for owned in data.owned:
-                for key, owner in zip(owned.keys, owned.owners, strict=True):
+                for key, owner in owned.pairs(list(acks)):
                     if list(acks)[owner] != name:
                         continue
                     same_step = place[key] == last
@@ -317,7 +317,7 @@ class TestCutting:
             assert batch.size <= keys or batch.own_heartbeats == 1
 
     def test_batches_of_a_slot_are_cut_at_its_end(self) -> None:
-        lot = Lot([b"a", b"b", b"c"], [b"v"] * 3, [Owned([], [])], slots=[5, 5, 7])
+        lot = Lot([b"a", b"b", b"c"], [b"v"] * 3, [Owned([])], slots=[5, 5, 7])
         batches = list(lot.batches(lambda _: 100))
         assert [(batch.guard_ids, batch.slot) for batch in batches] == [
             ([b"a", b"b"], 5),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cleanup_job import pool
+from cleanup_job import processes
 from cleanup_job.errors import CleanupJobError, ServerRefusedError
 from cleanup_job.model import Pulse
 from cleanup_job.pool import KEYS_PER_WORKER, MAX_AUTO_WORKERS, open_pool, workers_for
@@ -152,7 +152,7 @@ class TestProcesses:
         thread = threading.Thread(target=wait.wait)
         thread.start()
         try:
-            assert pool._start_method() == "spawn"
+            assert processes._start_method() == "spawn"
         finally:
             wait.set()
             thread.join()

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from cleanup_job.model import OUTCOMES, Counts, Kind, Outcome, Problem, Sample
 from cleanup_job.report import (
     WIDTH,
+    ClientUse,
     CommandTimes,
     Coordinators,
     Example,
     FamilyKeys,
     Keys,
     NodeUse,
+    PhaseCost,
     Phases,
     Report,
     ServerUse,
@@ -190,8 +192,8 @@ class TestJson:
         assert document["schema_version"] == 1
         assert {
             "schema_version", "status", "dry_run", "run_id", "started_at", "duration_s", "target",
-            "coordinators", "keys", "phases", "commands", "server", "partitions", "warnings",
-            "errors",
+            "coordinators", "keys", "phases", "commands", "costs", "server", "client",
+            "partitions", "warnings", "errors",
         } <= document.keys()  # fmt: skip
         assert {"product", "version", "mode", "nodes", "db"} <= document["target"].keys()
         assert {
@@ -220,7 +222,16 @@ def large(size: int) -> Report:
         coordinators=Coordinators(*[size] * 9),
         keys=Keys(scanned=size, **counts, by_family=dict.fromkeys(families, FamilyKeys(**counts))),
         phases=Phases(size / 1000, size / 1000, size / 1000),
-        commands={"EVALSHA": CommandTimes(size, 1234.567, 1234.567, 1234.567)},
+        costs={
+            name: PhaseCost(
+                size / 1000,
+                size / 1000,
+                None if name == "judge" else size / 1000,
+                {"EVALSHA": CommandTimes(size, 1234.567, 1234.567, 1234.567)},
+            )
+            for name in ("survey", "judge", "purge")
+        },
+        client=ClientUse(size / 1000),
         server=ServerUse(size / 1000, size * 1000, size * 1000),
         duration_s=size / 1000,
         workers=256,

@@ -1,0 +1,272 @@
+"""Map a stage over its tasks in worker processes: the pool that `pool.open_pool` opens.
+
+Invariants:
+- No connection is made before a worker exists, and none is passed to it.
+- A worker whose job process is gone ends before its next batch: it looks at its parent's pid
+  a few times a second and before each batch.
+- A worker that dies takes its pool with it: a new one goes on with what was not begun. What
+  may have been begun is handed back as lost.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
+from typing import Any
+
+from cleanup_job.model import Pulse, Stage, Watch
+
+POLL_S = 0.1
+"""How often the job looks at progress and at the stop flag while workers work."""
+
+PARENT_CHECK_S = 0.2
+
+LAST_RESULTS_S = 5.0
+"""How long to wait for results that were sent before a worker was lost. They are in a pipe."""
+
+AHEAD = 2
+"""Tasks that are handed out per worker: the one at hand, and the next, so that it need not wait.
+More would be lost with a worker."""
+
+MOST_STARTS = 4
+"""How often a pool is started anew in one `map`. Whatever kills that many is in the tasks."""
+
+
+class _Shared:
+    """The few bytes that the job and its workers share.
+
+    None of them has a lock: a worker that is killed while it holds one would hold up all others
+    for ever. Each worker counts what it has done in a place of its own.
+    """
+
+    def __init__(self, context: multiprocessing.context.BaseContext, workers: int) -> None:
+        self.stop: Any = context.Value(ctypes.c_byte, 0, lock=False)
+        self.done: Any = context.Array(ctypes.c_longlong, workers, lock=False)
+
+
+class _Queue:
+    """Tasks that wait: to be made, or for their node to have room."""
+
+    def __init__(self, tasks: Iterable[Any], per_node: int | None) -> None:
+        self._upcoming = iter(tasks)
+        self._waiting: deque[Any] = deque()
+        self._per_node = per_node
+        self._busy: Counter[str] = Counter()
+
+    def __bool__(self) -> bool:
+        if not self._waiting:
+            self._waiting.extend(islice(self._upcoming, 1))
+        return bool(self._waiting)
+
+    def ready(self, most: int) -> list[Any]:
+        """The tasks that may begin now, at most so many; they count as begun."""
+        ready: list[Any] = []
+        waiting: deque[Any] = deque()
+        while len(ready) < most and self:
+            task = self._waiting.popleft()
+            if self._per_node is None:
+                ready.append(task)
+            elif self._busy[task.node] < self._per_node:
+                self._busy[task.node] += 1
+                ready.append(task)
+            else:
+                waiting.append(task)
+        self._waiting = waiting + self._waiting
+        return ready
+
+    def rest(self) -> Iterator[Any]:
+        """The tasks that never began."""
+        return chain(self._waiting, self._upcoming)
+
+    def finish(self, task: Any) -> None:
+        """A task that was begun is through."""
+        if self._per_node is not None:
+            self._busy[task.node] -= 1
+
+
+class Processes:
+    """A pool of worker processes on this machine: see `pool.Pool`."""
+
+    def __init__(self, workers: int, profile: str | None = None) -> None:
+        self.workers = workers
+        self._profile = profile
+        self.cpu_s = 0.0
+        self._start(_start_method())
+
+    def _start(self, method: str) -> None:
+        self._broken = False
+        context = multiprocessing.get_context(method)
+        self._shared = _Shared(context, self.workers)
+        self._executor = ProcessPoolExecutor(
+            self.workers,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(self._shared, os.getpid(), self._profile),
+        )
+
+    def map(
+        self, stage: Stage, tasks: Iterable[Any], watch: Watch, *, per_node: int | None = None
+    ) -> Iterator[tuple[Any, Any | None]]:
+        """As `pool.Pool.map`."""
+        queue = _Queue(tasks, per_node)
+        for _ in range(MOST_STARTS):
+            if self._broken:
+                # By now this process has connections and threads that a fork must not copy.
+                self._start("spawn")
+            yield from self._map(stage, queue, watch)
+            if not queue:
+                return
+        yield from ((task, None) for task in queue.rest())
+
+    def _map(self, stage: Stage, queue: _Queue, watch: Watch) -> Iterator[tuple[Any, Any | None]]:
+        """Run tasks until there are none, or until a worker is lost."""
+        reported = sum(self._shared.done)
+        pending: dict[Future[Any], Any] = {}
+        lost: list[Any] = []
+        while pending or (queue and not lost):
+            for task in [] if lost else queue.ready(self.workers * AHEAD - len(pending)):
+                try:
+                    pending[self._executor.submit(_run, stage, task)] = task
+                except BrokenProcessPool:
+                    queue.finish(task)
+                    lost.append(task)
+            finished, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            if not finished and self._has_dead_worker():
+                self.kill()
+                _, unheard = wait(pending, timeout=LAST_RESULTS_S)
+                for future in unheard:
+                    queue.finish(pending[future])
+                    lost.append(pending.pop(future))
+            self._shared.stop.value = int(watch.stopping())
+            done = sum(self._shared.done)
+            watch.advanced(done - reported)
+            reported = done
+            for future in finished:
+                task = pending.pop(future)
+                queue.finish(task)
+                try:
+                    result, cpu_s = future.result()
+                except BrokenProcessPool:
+                    lost.append(task)
+                else:
+                    self.cpu_s += cpu_s
+                    yield task, result
+        if lost:
+            # The others may still be at work on what counts as lost.
+            self.kill()
+            self._broken = True
+        yield from ((task, None) for task in lost)
+
+    def _has_dead_worker(self) -> bool:
+        """Workers never end by themselves while they have tasks.
+
+        The executor looks for that too, but not while it reads a result: one that was cut off
+        in the middle would be waited for for ever.
+        """
+        processes = self._executor._processes or {}  # noqa: SLF001
+        return any(not process.is_alive() for process in processes.values())
+
+    def close(self) -> None:
+        """End the workers; what they have begun they finish, up to the batch at hand."""
+        self._shared.stop.value = 1
+        self._executor.shutdown(wait=not self._broken, cancel_futures=True)
+
+    def kill(self) -> None:
+        """End the workers at once.
+
+        The executor's own way is SIGTERM, which they ignore, and it would wait for them.
+        """
+        processes = [*(self._executor._processes or {}).values()]  # noqa: SLF001
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+        # Nobody writes results any more. Ours is the last end to write them, and while it is
+        # open the executor goes on reading.
+        results = getattr(self._executor, "_result_queue", None)
+        if results is not None:
+            results._writer.close()  # noqa: SLF001
+
+
+class _WorkerPulse:
+    def __init__(self, shared: _Shared, parent_pid: int) -> None:
+        self._shared = shared
+        self._parent_pid = parent_pid
+        # Processes of a context are numbered on, so those of one pool differ in this.
+        number = int(multiprocessing.current_process().name.rpartition("-")[2])
+        self.place = number % len(shared.done)
+
+    def advance(self, keys: int) -> None:
+        self._shared.done[self.place] += keys
+
+    def stopping(self) -> bool:
+        return bool(self._shared.stop.value) or os.getppid() != self._parent_pid
+
+
+_pulse: _WorkerPulse | None = None
+
+_profiler: _Profiler | None = None
+
+
+class _Profiler:
+    """Profiles a worker's tasks, and writes the file anew after each: its end may be sudden."""
+
+    def __init__(self, path: str) -> None:
+        import cProfile  # nobody else needs it
+
+        self._path = path
+        self._profile = cProfile.Profile()
+
+    def run(self, stage: Stage, task: Any, pulse: Pulse) -> Any:
+        try:
+            return self._profile.runcall(stage, task, pulse)
+        finally:
+            self._profile.dump_stats(self._path)
+
+
+def _start_worker(shared: _Shared, parent_pid: int, profile: str | None) -> None:
+    global _pulse, _profiler
+    _pulse = _WorkerPulse(shared, parent_pid)
+    if profile is not None:
+        _profiler = _Profiler(f"{profile}.worker-{_pulse.place + 1}")
+    # A terminal's Ctrl-C and a service's SIGTERM reach the whole group. The job decides what
+    # they mean, and tells through the stop flag.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(parent_pid,), daemon=True).start()
+
+
+def _end_with_parent(parent_pid: int) -> None:
+    """A worker that waits for tasks of a dead job would wait for ever."""
+    while os.getppid() == parent_pid:
+        time.sleep(PARENT_CHECK_S)
+    os._exit(1)
+
+
+def _run(stage: Stage, task: Any) -> tuple[Any, float]:
+    """The result, and the CPU in seconds that it took."""
+    assert _pulse is not None, "tasks run in workers that _start_worker prepared"
+    began = time.process_time()
+    result = _profiler.run(stage, task, _pulse) if _profiler else stage(task, _pulse)
+    return result, time.process_time() - began
+
+
+def _start_method() -> str:
+    """Fork where it is safe, since it saves each worker the imports.
+
+    It is not on macOS, nor in a program that has threads: a fork copies their locks as they
+    are.
+    """
+    if sys.platform == "linux" and threading.active_count() == 1:
+        return "fork"
+    return "spawn"
