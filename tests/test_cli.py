@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pstats
 import pty
 import re
 import socket
@@ -13,6 +14,7 @@ import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -310,6 +312,39 @@ class TestRun:
         write_coordinator(client, "dead", 700_000)
         assert call("run", "--url", f"unix://{server.socket}").returncode == 0
         assert client.dbsize() == 0
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_profiles_of_the_job_and_of_each_worker(
+        self, server: ServerProcess, client: redis.Redis, tmp_path: Path, workers: int
+    ) -> None:
+        write_many(client, 1_000)
+        path = tmp_path / "job.prof"
+        words = ("run", "--url", server.url, "--workers", str(workers), "--profile", str(path))
+        assert call(*words).returncode == 0
+        assert client.dbsize() == 0
+        profile: Any = pstats.Stats(str(path))
+        names = {name for _, _, name in profile.stats}
+        assert "decide" in names
+        beside = {found.name for found in tmp_path.iterdir()} - {path.name}
+        if workers == 1:
+            assert "purge" in names
+            assert not beside
+        else:
+            assert beside
+            assert beside <= {"job.prof.worker-1", "job.prof.worker-2"}
+            stages = set[str]()
+            for name in beside:
+                profile = pstats.Stats(str(tmp_path / name))
+                stages |= {function for _, _, function in profile.stats}
+            assert {"survey", "purge"} <= stages
+
+    def test_a_profile_that_cannot_be_written_is_told_before_the_run(
+        self, server: ServerProcess, client: redis.Redis, tmp_path: Path
+    ) -> None:
+        write_many(client, 1)
+        done = call("run", "--url", server.url, "--profile", str(tmp_path / "no" / "p"))
+        assert (done.returncode, client.dbsize()) == (2, 6)
+        assert "--profile" in done.stderr
 
     def test_a_password_in_the_flag_is_warned_of_and_not_shown(
         self, server: ServerProcess, client: redis.Redis

@@ -227,3 +227,31 @@ def test_long_heartbeats_are_read_and_checked_a_few_at_a_time(
     assert report.commands["MGET"].calls > 15
     # At most half a megabyte in one call of the script.
     assert report.commands["EVALSHA"].calls >= count / 2
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_the_report_says_where_the_time_went(
+    server: ServerProcess, client: redis.Redis, engine: str
+) -> None:
+    demo.seed(client, 2_000)
+    before = client.info("memory")["used_memory"]
+    report = sweep(server, engine=engine, workers=2)
+    survey, judge, purge = (report.costs[name] for name in ("survey", "judge", "purge"))
+    assert [*report.costs] == ["survey", "judge", "purge"]
+    assert survey.commands["SCAN"].calls >= 8
+    assert purge.commands["EVALSHA"].calls >= 8
+    assert not judge.commands
+    for name, times in report.commands.items():
+        in_phases = [cost.commands[name].calls for cost in report.costs.values()
+                     if name in cost.commands]  # fmt: skip
+        assert times.calls == sum(in_phases)
+    assert survey.wall_s == report.phases.survey_s
+    # All of the server's is in a phase; of ours a little is before and behind them.
+    assert survey.server_cpu_s is not None
+    assert purge.server_cpu_s is not None
+    assert report.server.cpu_s == pytest.approx(survey.server_cpu_s + purge.server_cpu_s, abs=2e-4)
+    in_phases_s = sum(cost.client_cpu_s for cost in report.costs.values())
+    assert 0 < in_phases_s <= report.client.cpu_s
+    assert report.server.used_memory_before == pytest.approx(before, rel=0.2)
+    # 8,000 keys of some 100 bytes.
+    assert before - report.server.used_memory_after > 500_000
