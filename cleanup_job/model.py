@@ -316,9 +316,11 @@ class Broken(msgspec.Struct, frozen=True):
     reason: str
 
 
-KEYS_PER_BATCH = 1000
-"""Most keys of one call, and as many guards at the worst: about 1–4 ms of the server, and far from
-the 8,000 values at which Lua's unpack fails (shared facts §3, §5)."""
+KEYS_PER_BATCH = 500
+"""Most keys of one call, and as many guards at the worst: about half a millisecond of the server,
+and far from the 8,000 values at which Lua's unpack fails (shared facts §5). Calls of 250 to 1,000
+keys cost the server the same on Redis, and those of 1,000 cost Valkey a sixth more (docs/design.md,
+"Where the time goes"), so the smaller ones are a gift to everybody else."""
 
 BYTES_PER_BATCH = 512 * 1024
 """Names of keys, and values of heartbeats, in one call. Ids of 10 kB exist, and a script's

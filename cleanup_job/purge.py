@@ -62,10 +62,10 @@ from cleanup_job.pace import Pace
 from cleanup_job.routes import Router
 from cleanup_job.wire import Reply, Wire, WireLostError
 
-KEYS_IN_FLIGHT = 1_500
-"""Another batch is begun while no more keys than this are under way: two batches of the usual
-size, so that the server works on one while Python packs the next; many of the small ones that
-slots make."""
+KEYS_IN_FLIGHT = 600
+"""Another batch is begun while no more keys than this are under way for each server: two batches
+of the usual size, so that a server works on one while Python packs the next; many of the small
+ones that slots make."""
 
 MOST_PROBES = 100
 """How many slots of a server are tried until one is found that is not on its way elsewhere."""
@@ -367,6 +367,7 @@ class _Purge:
         self.failures: dict[tuple[str, str], list[bytes]] = {}
         self.open = 0
         self.keys_open = 0
+        self.most_open = KEYS_IN_FLIGHT * len({endpoint for _, _, endpoint in task.routes.spans})
         self.hopeless = False
 
     def run(self) -> None:
@@ -396,7 +397,7 @@ class _Purge:
         return self.hopeless or self.pulse.stopping()
 
     def _has_room(self) -> bool:
-        return not self.open or self.keys_open <= KEYS_IN_FLIGHT
+        return not self.open or self.keys_open <= self.most_open
 
     def _begin(self, attempt: _Attempt) -> None:
         self.open += 1

@@ -334,7 +334,7 @@ class TestCutting:
     def test_a_large_coordinators_keys_come_in_pieces_as_small_as_asked(self) -> None:
         plan = make_plan(verdicts({b"large": 2_500}), SCHEMA)
         pieces = [piece for batch in plan.batches for piece in batch.pieces(40)]
-        assert {piece.size for piece in pieces[:-1]} <= {40, KEYS_PER_BATCH % 40, 39}
+        assert max(piece.size for piece in pieces) == 40
         assert sum(piece.size for piece in pieces) == 2_500
         assert {tuple(piece.guard_ids) for piece in pieces} == {(b"large",)}
 
