@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import plots, record, servers, suites, targets
+from bench import options, plots, record, servers, suites, targets
 from bench.case import Case
 from bench.measure import ROOT
+from bench.options import EXIT_BAD, EXIT_GOOD, EXIT_USAGE, say
 from bench.rows import Row, rows, select
 from bench.session import Session, write
 from bench.suites import Suite
@@ -22,10 +23,6 @@ QUICK_SIZES = (100, 1_000)
 
 OUT = ROOT / "bench" / "out"
 """Where a suite's JSON and plots go if nobody says where. It is in .gitignore."""
-
-EXIT_GOOD = 0
-EXIT_BAD = 1
-EXIT_USAGE = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except FileNotFoundError as error:
-        _say(f"bench: {error}")
+        say(f"bench: {error}")
         return EXIT_USAGE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -57,7 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
         folder = OUT
     if folder and not plots.can_draw():
         raise FileNotFoundError(plots.MISSING)
-    session = Session(suite, arguments.timeout, json, _say)
+    session = Session(suite, arguments.timeout, json, say)
     session.run()
     content = session.content()
     results = record.read(content)
@@ -112,7 +109,7 @@ def _from_file(words: Sequence[str]) -> int:
         else:
             raise FileNotFoundError(plots.MISSING)
     except (OSError, ValueError) as error:
-        _say(f"bench: {error}")
+        say(f"bench: {error}")
         return EXIT_USAGE
     return EXIT_GOOD
 
@@ -150,19 +147,27 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--quick", action="store_true", help="up to 10,000, one round: a minute")
     which.add_argument("--full", action="store_true", help="the whole matrix, once: hours")
     cases = parser.add_argument_group("cases of your own")
-    cases.add_argument("--sizes", type=_sizes, metavar="N,N", help="coordinators")
-    cases.add_argument("--live-share", type=_share, metavar="X", help="0 to 1")
-    cases.add_argument("--unrelated", type=_count, metavar="N", help="other keys")
+    cases.add_argument("--sizes", type=options.sizes, metavar="N,N", help="coordinators")
+    cases.add_argument("--live-share", type=options.share, metavar="X", help="0 to 1")
+    cases.add_argument("--unrelated", type=options.count, metavar="N", help="other keys")
     cases.add_argument(
         "--slow", action="store_true", help="rows that take minutes too, once at such sizes"
     )
     how = parser.add_argument_group("how")
     how.add_argument("--rows", type=_rows, metavar="ROW,ROW", help=f"of: {names} (or a prefix)")
-    how.add_argument("--rounds", type=_positive, metavar="N", help="default: 3, or the suite's")
-    how.add_argument("--server", choices=servers.NAMES, help=f"default: {servers.DEFAULT}")
-    how.add_argument("--sample-s", type=_seconds, metavar="S", help="for a sampled row; default: 5")
     how.add_argument(
-        "--timeout", type=_seconds, default=900.0, metavar="S", help="for one command; default: 900"
+        "--rounds", type=options.positive, metavar="N", help="default: 3, or the suite's"
+    )
+    how.add_argument("--server", choices=servers.NAMES, help=f"default: {servers.DEFAULT}")
+    how.add_argument(
+        "--sample-s", type=options.amount, metavar="S", help="for a sampled row; default: 5"
+    )
+    how.add_argument(
+        "--timeout",
+        type=options.amount,
+        default=900.0,
+        metavar="S",
+        help="for one command; default: 900",
     )
     how.add_argument("--json", type=Path, metavar="FILE", help="all figures of all runs")
     how.add_argument("--plots", type=Path, metavar="DIR", help="draw plots (needs matplotlib)")
@@ -174,46 +179,6 @@ def _rows(text: str) -> list[Row]:
         return select(text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _sizes(text: str) -> list[int]:
-    return [_positive(word) for word in text.split(",")]
-
-
-def _positive(text: str) -> int:
-    if not (number := _count(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
-    return number
-
-
-def _count(text: str) -> int:
-    if not text.replace("_", "").isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
-    return share
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return seconds
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

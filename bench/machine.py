@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,14 @@ def describe() -> dict[str, Any]:
         "cleanup_job": cleanup_job.__version__,
         "load_average": os.getloadavg()[0],
     }
+
+
+def headline(about: Mapping[str, Any]) -> str:
+    """What `describe` told, in a line."""
+    return (
+        f"{about['cores']} cores of {about['cpu']}, {about['system']}; "
+        f"Python {about['python']}, redis-py {about['redis_py']}"
+    )
 
 
 def product(client: redis.Redis) -> str:

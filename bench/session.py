@@ -50,7 +50,7 @@ class Session:
         Raises:
             FileNotFoundError: none of the servers is installed.
         """
-        print(_headline(self._about))
+        print(machine.headline(self._about))
         wanted = dict.fromkeys(step.server for step in self.suite.steps)
         missing = [name for name in wanted if servers.binary_of(name) is None]
         if len(missing) == len(wanted):
@@ -125,10 +125,3 @@ def _to_json(step: Step, product: str, results: Sequence[Result]) -> dict[str, A
         "rounds": step.rounds,
         "rows": [result.to_json() for result in results],
     }
-
-
-def _headline(about: dict[str, Any]) -> str:
-    return (
-        f"{about['cores']} cores of {about['cpu']}, {about['system']}; "
-        f"Python {about['python']}, redis-py {about['redis_py']}"
-    )

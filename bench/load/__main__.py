@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import redis
 
-from bench import machine, servers
+from bench import machine, options, servers
 from bench.load import clients, cycles, tables
 from bench.load.cycles import Plan, Stage, Timeline
 from bench.load.foreground import ForegroundError
@@ -23,10 +23,7 @@ from bench.load.result import result
 from bench.load.sampler import Sampler
 from bench.load.slowlog import BENCH_NAME
 from bench.measure import TimedOutError
-
-EXIT_GOOD = 0
-EXIT_BAD = 1
-EXIT_USAGE = 2
+from bench.options import EXIT_BAD, EXIT_GOOD, EXIT_USAGE, say
 
 N = TypeVar("N", int, float)
 
@@ -43,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     if arguments.plots and importlib.util.find_spec("matplotlib") is None:
-        _say("bench.load: --plots needs matplotlib (dependency group `bench`)")
+        say("bench.load: --plots needs matplotlib (dependency group `bench`)")
         return EXIT_USAGE
     # So that SIGTERM ends all processes too.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -51,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with servers.running(arguments.server) as server:
             return _run(arguments, server)
     except FileNotFoundError as error:
-        _say(f"bench.load: {error}")
+        say(f"bench.load: {error}")
         return EXIT_USAGE
     except (TimedOutError, ForegroundError, redis.RedisError) as error:
-        _say(f"bench.load: {error}")
+        say(f"bench.load: {error}")
         return EXIT_BAD
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -63,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, server: servers.Server) -> int:
     plan = Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)})
     with server.client(client_name=BENCH_NAME) as client:
-        about = machine.describe(client)
-        print(_headline(about, plan), flush=True)
-        content = {"machine": about, **measured(plan, server, client, _say)}
+        about, product = machine.describe(), machine.product(client)
+        print(_headline(about, product, plan), flush=True)
+        content = {"machine": about, "product": product, **measured(plan, server, client, say)}
     if arguments.json:
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
     print("\n" + tables.tables(content), flush=True)
@@ -73,7 +70,7 @@ def _run(arguments: argparse.Namespace, server: servers.Server) -> int:
         from bench.load import plots  # it alone needs matplotlib
 
         for file in plots.draw(content, arguments.plots):
-            _say(f"wrote {file}")
+            say(f"wrote {file}")
     return EXIT_GOOD if content["good"] else EXIT_BAD
 
 
@@ -102,10 +99,9 @@ def measured(
     return result(plan, done, timeline.phases, work, samples)
 
 
-def _headline(about: dict[str, Any], plan: Plan) -> str:
+def _headline(about: dict[str, Any], product: str, plan: Plan) -> str:
     return (
-        f"{about['server']} on {about['cores']} cores of {about['cpu']}, {about['system']}; "
-        f"Python {about['python']}\n"
+        f"{product} on {machine.headline(about)}\n"
         f"{plan.cycles} sweeps of {plan.coordinators:,} dead coordinators, one in "
         f"{plan.cycle_s:g} s; foreground: {plan.clients} clients, {plan.rate:g} op/s together"
     )
@@ -125,23 +121,28 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{text}; default: {default:,g}"
         parser.add_argument(flag, type=kind, default=default, metavar="N", help=text)
 
-    number("--coordinators", _count, plan.coordinators, "that die in each cycle")
-    number("--cycles", _count, plan.cycles, "with a sweep; for each fifth one more with the pipe")
-    number("--cycle-s", _seconds, plan.cycle_s, "a cycle's length, unless it takes longer")
-    number("--rate", _seconds, plan.rate, "operations per second of all clients together")
-    number("--clients", _count, plan.clients, "foreground processes")
-    number("--sample-s", _seconds, plan.sample_s, "between two looks at the server")
-    number("--timeout-s", _seconds, plan.timeout_s, "seconds for any one process")
+    number("--coordinators", options.positive, plan.coordinators, "that die in each cycle")
+    number(
+        "--cycles",
+        options.positive,
+        plan.cycles,
+        "with a sweep; for each fifth one more with the pipe",
+    )
+    number("--cycle-s", options.amount, plan.cycle_s, "a cycle's length, unless it takes longer")
+    number("--rate", options.amount, plan.rate, "operations per second of all clients together")
+    number("--clients", options.positive, plan.clients, "foreground processes")
+    number("--sample-s", options.amount, plan.sample_s, "between two looks at the server")
+    number("--timeout-s", options.amount, plan.timeout_s, "seconds for any one process")
     parser.add_argument(
         "--workers",
-        type=_workers,
+        type=options.workers,
         default=plan.workers,
         metavar="N",
         help="of cleanup-job run; default: auto",
     )
     parser.add_argument(
         "--nice",
-        type=_niceness,
+        type=options.niceness,
         default=plan.nice,
         metavar="N",
         help="0 to 19: all that write, sweep, pipe and burn yield to the server; default: 0",
@@ -150,36 +151,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures and time series")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="SVG files; needs matplotlib")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.replace("_", "").isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return int(text)
-
-
-def _niceness(text: str) -> int:
-    if not text.isdigit() or int(text) > 19:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 19")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return seconds
-
-
-def _workers(text: str) -> str:
-    return text if text == "auto" else str(_count(text))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
