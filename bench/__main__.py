@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import options, plots, record, servers, suites, targets
+from bench import figures, options, plots, record, servers, suites, targets
 from bench.case import Case
 from bench.measure import ROOT
 from bench.options import EXIT_BAD, EXIT_GOOD, EXIT_USAGE, say
@@ -50,10 +50,10 @@ def _run(arguments: argparse.Namespace) -> int:
     is_custom = suite.name == "custom"
     json = arguments.json or (None if is_custom else OUT / f"{suite.name}.json")
     folder = arguments.plots
-    if folder is None and not is_custom and plots.can_draw():
+    if folder is None and not is_custom and figures.can_draw():
         folder = OUT
-    if folder and not plots.can_draw():
-        raise FileNotFoundError(plots.MISSING)
+    if folder and not figures.can_draw():
+        raise FileNotFoundError(figures.MISSING)
     session = Session(suite, arguments.timeout, json, say)
     session.run()
     content = session.content()
@@ -104,10 +104,10 @@ def _from_file(words: Sequence[str]) -> int:
         results = record.load(arguments.file)
         if arguments.command == "targets":
             print(targets.text(targets.judge(results)))
-        elif plots.can_draw():
+        elif figures.can_draw():
             _draw(results, arguments.plots)
         else:
-            raise FileNotFoundError(plots.MISSING)
+            raise FileNotFoundError(figures.MISSING)
     except (OSError, ValueError) as error:
         say(f"bench: {error}")
         return EXIT_USAGE

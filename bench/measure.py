@@ -30,6 +30,14 @@ class Measured:
     stdout: str
     stderr: str
 
+    @property
+    def failure(self) -> str | None:
+        """Its exit code and its last words; None if it went well."""
+        if not self.exit_code:
+            return None
+        lines = self.stderr.strip().splitlines() or ["no message"]
+        return f"exit code {self.exit_code}: {lines[-1]}"
+
 
 class TimedOutError(Exception):
     """The command was ended because it took too long."""

@@ -1,35 +1,30 @@
-"""The plots, drawn with matplotlib from what the JSON file has: see `record`.
-
-matplotlib is imported only here and only to draw, so that the bench runs without it.
-"""
+"""The plots, drawn from what the JSON file has: see `record`."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import figures
 from bench.record import CaseRecord, Record, RowRecord
-
-MISSING = "plots need matplotlib: pip install --group bench"
 
 BAR_SIZE = 100_000
 
 _COLOURS = {
     "floor": "#000000",
-    "ours-1": "#d55e00",
+    "ours-1": figures.OURS,
     "ours-2": "#e69f00",
     "ours-4": "#f0c987",
     "redis-py": "#56b4e9",
     "redis-py-pipelined": "#0072b2",
-    "pipe": "#009e73",
+    "pipe": figures.PIPE,
     "pipe-count": "#7fceb9",
     "lua": "#cc79a7",
     "shell": "#999999",
     "shell-10": "#666666",
 }
-"""Okabe and Ito's, which most eyes can tell apart, and shades of them for rows of one kind."""
+"""Okabe and Ito's, and shades of them for rows of one kind."""
 
 _LABELS = {
     "floor": "plain SCAN, MGET, UNLINK: no guard",
@@ -49,36 +44,20 @@ _LINES = tuple(name for name in _LABELS if name not in ("ours-2", "ours-4", "she
 
 _BARS = ("floor", "ours-1", "ours-2", "redis-py-pipelined", "pipe", "pipe-count")
 
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "cleanup-job",  # the same figures give the same file
-    "figure.facecolor": "white",  # readable on dark pages too
-}
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
-
 
 def draw(record: Record, folder: Path) -> list[Path]:
     """Draw what the record has enough for; returns the files."""
-    import matplotlib as mpl
+    with figures.styled():
+        return figures.save(_drawn(record), folder)
 
-    mpl.use("svg")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    with mpl.rc_context(_STYLE):
-        series = _longest_series(record)
-        if len({case.coordinators for case in series}) > 1:
-            paths.append(_save(_time_by_size(series), folder / "time-by-size.svg"))
-        cases = [*record.find(BAR_SIZE)]
-        if cases:
-            paths.append(_save(_wall_and_cpu(cases), folder / "wall-and-cpu.svg"))
-    return paths
+
+def _drawn(record: Record) -> Iterator[tuple[str, Any]]:
+    series = _longest_series(record)
+    if len({case.coordinators for case in series}) > 1:
+        yield "time-by-size", _time_by_size(series)
+    cases = [*record.find(BAR_SIZE)]
+    if cases:
+        yield "wall-and-cpu", _wall_and_cpu(cases)
 
 
 def _longest_series(record: Record) -> list[CaseRecord]:
@@ -90,9 +69,8 @@ def _longest_series(record: Record) -> list[CaseRecord]:
 
 
 def _time_by_size(series: Sequence[CaseRecord]) -> Any:
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    figure = figures.figure(8, 4.8)
+    axes = figure.subplots()
     for name in _LINES:
         _line(axes, name, [(case.coordinators, case.rows.get(name)) for case in series])
     axes.set(
@@ -105,8 +83,8 @@ def _time_by_size(series: Sequence[CaseRecord]) -> Any:
     sizes = [case.coordinators for case in series]
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+    figures.plain_numbers(axes.yaxis)
+    figures.grid(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
@@ -141,16 +119,8 @@ def _line(axes: Any, name: str, points: Iterable[tuple[int, RowRecord | None]]) 
 
 def _wall_and_cpu(cases: Sequence[CaseRecord]) -> Any:
     """A panel per server: for each row, how long it took and how long the server worked."""
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(
-        len(cases),
-        1,
-        figsize=(8, 0.9 + 2.3 * len(cases)),
-        layout="constrained",
-        squeeze=False,
-        sharex=True,
-    )
+    figure = figures.figure(8, 0.9 + 2.3 * len(cases))
+    panels = figure.subplots(len(cases), 1, squeeze=False, sharex=True)
     for axes, case in zip(panels[:, 0], cases, strict=True):
         _bars(axes, case)
     panels[-1, 0].set_xlabel("seconds; the thin line is least to most of the rounds")
@@ -164,8 +134,8 @@ def _bars(axes: Any, case: CaseRecord) -> None:
     rows = [case.rows[name] for name in _BARS if name in case.rows and case.rows[name].runs]
     places = range(len(rows))
     for shift, figure, label, colour in (
-        (-0.19, "sweep_s", "sweep, wall", "#d55e00"),
-        (0.19, "server_cpu_s", "server CPU", "#0072b2"),
+        (-0.19, "sweep_s", "sweep, wall", figures.OURS),
+        (0.19, "server_cpu_s", "server CPU", figures.SERVER),
     ):
         spreads = [row.spread(figure) for row in rows]
         middles = [0.0 if spread is None else spread.median for spread in spreads]
@@ -187,11 +157,3 @@ def _bars(axes: Any, case: CaseRecord) -> None:
     axes.set_yticks([*places], [_LABELS[row.name] for row in rows])
     axes.invert_yaxis()
     axes.set_title(case.product, loc="left", fontsize=9)
-
-
-def _save(figure: Any, path: Path) -> Path:
-    from matplotlib import pyplot as plt
-
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
-    return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,27 +178,34 @@ def _own_time(_: Setting, measured: Measured) -> Told:
 
 def _ours(workers: int) -> Row:
     def command(setting: Setting) -> list[str]:
-        words = ["run", "--url", setting.server.url, "--workers", str(workers), "--json", "-"]
-        return [sys.executable, "-m", "cleanup_job", *words]
+        return our_command(setting.server, str(workers))
 
     return Row(
         f"ours-{workers}", f"cleanup-job run --workers {workers}, guarded", command, _our_report
     )
 
 
+def our_command(server: Server, workers: str) -> list[str]:
+    """A sweep that prints its report."""
+    words = ["run", "--url", server.url, "--workers", workers, "--json", "-"]
+    return [sys.executable, "-m", "cleanup_job", *words]
+
+
 def _our_report(setting: Setting, measured: Measured) -> Told:
     report = json.loads(measured.stdout)
-    keys = report["keys"]
-    right = (report["status"], keys["deleted"], keys["planned"]) == (
-        "complete",
-        setting.case.stale_keys,
-        setting.case.stale_keys,
-    )
     return Told(
         sweep_s=report["duration_s"],
-        error=None if right else f"its report says {report['status']}, {keys['deleted']} deleted",
+        error=report_error(report, setting.case.stale_keys),
         report={name: report[name] for name in ("phases", "commands", "server")},
     )
+
+
+def report_error(report: Mapping[str, Any], stale_keys: int) -> str | None:
+    """What a sweep's own report says against it."""
+    keys = report["keys"]
+    if (report["status"], keys["deleted"], keys["planned"]) == ("complete", stale_keys, stale_keys):
+        return None
+    return f"its report says {report['status']}, {keys['deleted']:,} deleted"
 
 
 # -- the shell -------------------------------------------------------------------------------

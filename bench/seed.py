@@ -8,6 +8,7 @@ order, so that its memory is laid out no more favourably; a test compares the tw
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,19 +23,35 @@ COORDINATORS_PER_COMMAND = 2_500
 IN_FLIGHT = 2
 
 
-def seed(client: redis.Redis, coordinators: int) -> dict[str, str]:
-    """Write the case; returns the live coordinators' keys and values."""
+def seed(
+    client: redis.Redis,
+    coordinators: int,
+    per_command: int = COORDINATORS_PER_COMMAND,
+    over_s: float = 0.0,
+) -> dict[str, str]:
+    """Write the case; returns the live coordinators' keys and values.
+
+    Args:
+        client: the server's.
+        coordinators: stale ones.
+        per_command: how many of them one MSET writes.
+        over_s: how long to take for it, at an even pace; 0: no longer than it needs.
+    """
     live = demo.seed(client, 0)
     seconds, micros = client.time()
     beat_ms = seconds * 1000 + micros // 1000 - demo.STALE_AGE_MS
-    _send(client, stale_words(coordinators, beat_ms))
+    commands = stale_words(coordinators, beat_ms, per_command)
+    interval_s = over_s * per_command / coordinators if coordinators else 0.0
+    _send(client, _paced(commands, interval_s))
     return live
 
 
-def stale_words(coordinators: int, beat_ms: int) -> Iterator[list[str]]:
+def stale_words(
+    coordinators: int, beat_ms: int, per_command: int = COORDINATORS_PER_COMMAND
+) -> Iterator[list[str]]:
     """Keys and values in turn of each MSET that writes the stale ones."""
-    for first in range(1, coordinators + 1, COORDINATORS_PER_COMMAND):
-        last = min(first + COORDINATORS_PER_COMMAND - 1, coordinators)
+    for first in range(1, coordinators + 1, per_command):
+        last = min(first + per_command - 1, coordinators)
         words: list[str] = []
         for number in range(first, last + 1):
             name = f"test-swarm-{number}"
@@ -48,6 +65,15 @@ def stale_words(coordinators: int, beat_ms: int) -> Iterator[list[str]]:
                 f"coordinator:activity:{name}",
                 str(beat_ms),
             )
+        yield words
+
+
+def _paced(commands: Iterator[list[str]], interval_s: float) -> Iterator[list[str]]:
+    """Each at its time; one that is late does not delay those after it."""
+    due_s = time.monotonic()
+    for words in commands:
+        time.sleep(max(0.0, due_s - time.monotonic()))
+        due_s += interval_s
         yield words
 
 

@@ -16,6 +16,9 @@ from cleanup_job.embedded import LocalServer, packaged_binary
 
 DEFAULT = "valkey-9.1"
 
+CLIENT_NAME = "bench"
+"""Of the bench's own connections, so that what they send can be told from what is measured."""
+
 
 class Server(LocalServer):
     """A running server process."""
@@ -26,7 +29,7 @@ class Server(LocalServer):
 
     def client(self, **options: Any) -> redis.Redis:
         """For seeding and checking; the rows make connections of their own."""
-        return super().client(**{"socket_timeout": 120, **options})
+        return super().client(**{"socket_timeout": 120, "client_name": CLIENT_NAME, **options})
 
 
 def binary_of(name: str) -> Path | None:
@@ -62,6 +65,11 @@ def running(name: str) -> Iterator[Server]:
         yield server
     finally:
         server.remove()  # also when a script keeps it busy
+
+
+def cpu_s(info: Any) -> float:
+    """Of all the server's threads since it started, by its INFO cpu."""
+    return float(info["used_cpu_user"] + info["used_cpu_sys"])
 
 
 @dataclass(frozen=True)

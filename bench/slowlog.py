@@ -1,43 +1,54 @@
-"""The longest single command of a run, as the server itself logs it: how long all others wait."""
+"""How long single commands held the server, by its own SLOWLOG: how long all others wait."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
-LEAST_US = 1_000
-"""Shorter commands are not logged: nobody notices them, and each entry costs the server some."""
+from bench.servers import CLIENT_NAME
 
-MOST_ENTRIES = 20_000
+MOST_ENTRIES = 50_000
 """A sweep of a million coordinators has several thousand calls; none may drop out of the log."""
 
 
 @dataclass(frozen=True)
-class Longest:
-    """One command and its time on the server; None took as long as `LEAST_US` if it has no name."""
+class Slowest:
+    """The longest call of a command."""
 
-    command: str | None
+    name: str
     ms: float
 
 
-def begin(client: redis.Redis) -> None:
-    """Have the server log from now on, on an empty log."""
-    client.config_set("slowlog-log-slower-than", LEAST_US)
+def begin(client: redis.Redis, least_us: int) -> None:
+    """Have the server log what takes at least so long from now on, on an empty log."""
+    client.config_set("slowlog-log-slower-than", least_us)
     client.config_set("slowlog-max-len", MOST_ENTRIES)
+    forget(client)
+
+
+def forget(client: redis.Redis) -> None:
+    """Begin anew."""
     client.slowlog_reset()
 
 
-def longest(client: redis.Redis) -> Longest:
-    """The longest since `begin` that was not sent by this client."""
-    own = str(client.client_info()["addr"]).encode()
+def slowest(client: redis.Redis, but: Collection[str] = ()) -> list[Slowest]:
+    """Of each command that was logged, the slowest first.
+
+    Those of the bench's own connections don't count, nor those of connections whose name is in
+    `but`. What a script calls is in the script's own time.
+    """
+    ignored = {CLIENT_NAME, *but}
     entries: Any = client.slowlog_get(MOST_ENTRIES)
-    theirs = [entry for entry in entries if entry.get("client_address") != own]
-    if not theirs:
-        return Longest(None, LEAST_US / 1000)
-    entry = max(theirs, key=lambda entry: entry["duration"])
-    return Longest(_name(bytes(entry["command"])), entry["duration"] / 1000)
+    most_us: dict[str, int] = {}
+    for entry in entries:
+        if entry["client_name"].decode() not in ignored:
+            name = _name(entry["command"])
+            most_us[name] = max(most_us.get(name, 0), entry["duration"])
+    found = [Slowest(name, us / 1000) for name, us in most_us.items()]
+    return sorted(found, key=lambda one: -one.ms)
 
 
 def _name(command: bytes) -> str:

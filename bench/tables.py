@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.case import Case
+from bench.columns import aligned
 from bench.record import Spread
 from bench.rounds import Result
 from cleanup_job import demo
@@ -36,9 +37,7 @@ def table(case: Case, results: Sequence[Result], product: str) -> str:
     ours, floor = reference(ran), _spread_of(ran, "floor", "server_cpu_s")
     whole = _spread_of(ran, ours, "command_s")
     cells = [COLUMNS, *(_cells(result, whole, floor) for result in ran)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [f"{_heading(case)}, on {product}", ""]
-    lines += [_line(row, widths) for row in cells]
+    lines = [f"{_heading(case)}, on {product}", "", *aligned(cells)]
     lines += [f"{r.row.name}: left out: {r.skipped}" for r in results if r.skipped]
     return "\n".join(lines) + "\n"
 
@@ -78,14 +77,6 @@ def _cells(result: Result, ours: Spread | None, floor: Spread | None) -> tuple[s
         mark + _ratio(sweep, floor),
         result.check,
     )
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *middle, last = (
-        f"{cell:<{width}}" if number in (0, len(cells) - 1) else f"{cell:>{width}}"
-        for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return "  ".join([first, *middle, last]).rstrip()
 
 
 def _range(spread: Spread | None) -> str:

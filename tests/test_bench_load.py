@@ -15,17 +15,20 @@ from typing import Any
 import pytest
 import redis
 
+from bench import figures
+from bench.load import plots
 from bench.load.burner import shares_of
 from bench.load.clients import Work, working
-from bench.load.cycles import Cleaning, Cycle, Plan, judge, order, report_error
+from bench.load.cycles import Cleaning, Cycle, Plan, judge, order
 from bench.load.foreground import ForegroundError, Traffic
 from bench.load.latency import Target, nearest_rank, ratio, summary
 from bench.load.phases import Operation, Phase, State, by_phase, by_state, state_at
 from bench.load.result import result
 from bench.load.sampler import Memory, Sample, series
-from bench.load.slowlog import Slowest
 from bench.load.tables import tables
 from bench.measure import _family
+from bench.rows import report_error
+from bench.slowlog import Slowest
 from tests.servers import ServerProcess
 
 ROOT = Path(__file__).parent.parent
@@ -320,10 +323,10 @@ def test_a_tiny_run(tiny: tuple[str, dict[str, Any]]) -> None:
 
 def test_plots(tiny: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from bench.load.plots import draw
-
-    for file in draw(tiny[1], tmp_path):
-        assert file.read_text().startswith("<?xml")
+    with figures.styled():
+        files = figures.save(plots.drawn(tiny[1]), tmp_path)
+    assert [file.name for file in files] == ["load-server.svg", "load-latency.svg"]
+    assert all(file.read_text().startswith("<?xml") for file in files)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import signal
 import sys
@@ -15,13 +14,11 @@ from typing import Any, TypeVar
 
 import redis
 
-from bench import machine, options, servers
-from bench.load import clients, cycles, tables
+from bench import figures, machine, options, servers
+from bench.load import LoadError, clients, cycles, plots, tables
 from bench.load.cycles import Plan, Stage, Timeline
-from bench.load.foreground import ForegroundError
 from bench.load.result import result
 from bench.load.sampler import Sampler
-from bench.load.slowlog import BENCH_NAME
 from bench.measure import TimedOutError
 from bench.options import EXIT_BAD, EXIT_GOOD, EXIT_USAGE, say
 
@@ -39,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Missed targets are said, and change nothing: how fast a machine is can't be an error.
     """
     arguments = _parser().parse_args(argv)
-    if arguments.plots and importlib.util.find_spec("matplotlib") is None:
-        say("bench.load: --plots needs matplotlib (dependency group `bench`)")
+    if arguments.plots and not figures.can_draw():
+        say(f"bench.load: {figures.MISSING}")
         return EXIT_USAGE
     # So that SIGTERM ends all processes too.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -50,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FileNotFoundError as error:
         say(f"bench.load: {error}")
         return EXIT_USAGE
-    except (TimedOutError, ForegroundError, redis.RedisError) as error:
+    except (TimedOutError, LoadError, redis.RedisError) as error:
         say(f"bench.load: {error}")
         return EXIT_BAD
     except KeyboardInterrupt:
@@ -59,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, server: servers.Server) -> int:
     plan = Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)})
-    with server.client(client_name=BENCH_NAME) as client:
+    with server.client() as client:
         about, product = machine.describe(), machine.product(client)
         print(_headline(about, product, plan), flush=True)
         content = {"machine": about, "product": product, **measured(plan, server, client, say)}
@@ -67,10 +64,9 @@ def _run(arguments: argparse.Namespace, server: servers.Server) -> int:
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
     print("\n" + tables.tables(content), flush=True)
     if arguments.plots:
-        from bench.load import plots  # it alone needs matplotlib
-
-        for file in plots.draw(content, arguments.plots):
-            say(f"wrote {file}")
+        with figures.styled():
+            for file in figures.save(plots.drawn(content), arguments.plots):
+                say(f"wrote {file}")
     return EXIT_GOOD if content["good"] else EXIT_BAD
 
 
@@ -80,7 +76,7 @@ def measured(
     """Run the plan on that server, which is empty.
 
     Raises:
-        ForegroundError: a foreground client failed.
+        LoadError: a process of it failed.
         TimedOutError: a process took too long.
         redis.RedisError: the server failed the bench.
     """

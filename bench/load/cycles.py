@@ -18,16 +18,16 @@ from typing import Any
 
 import redis
 
-from bench import rows
+from bench import rows, slowlog
 from bench.case import COVERING_GLOB, Case
-from bench.load import burner, slowlog
+from bench.load import LoadError, burner
 from bench.load.clients import Foreground
-from bench.load.foreground import KEYS
+from bench.load.foreground import KEYS, NAME
 from bench.load.phases import Phase, State
-from bench.load.sampler import Memory, cpu_s_of, memory_of
-from bench.load.slowlog import Slowest
+from bench.load.sampler import Memory, memory_of
 from bench.measure import Measured, measure
-from bench.servers import Server, command_line_clients
+from bench.servers import Server, command_line_clients, cpu_s
+from bench.slowlog import Slowest
 from cleanup_job import demo
 
 WARM_UP_S = 0.5
@@ -39,6 +39,9 @@ BURN_LEAST_S, BURN_MOST_S = 0.3, 5.0
 """A burner burns as long as the sweep took, within these."""
 
 SWEEPS_PER_PIPE = 5
+
+LOGGED_US = 100
+"""Low enough that the slowest command of each sweep is in the log."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ class Stage:
 
 def run(stage: Stage, say: Callable[[str], None]) -> list[Cycle]:
     """All cycles, from the first quiet to the last."""
-    slowlog.watch(stage.client)
+    slowlog.begin(stage.client, LOGGED_US)
     stage.timeline.rest(State.OTHER, WARM_UP_S)
     stage.timeline.rest(State.ALONE, stage.plan.alone_least_s)
     pipe = pipe_command(stage.server, stage.plan)
@@ -194,7 +197,7 @@ def pipe_command(server: Server, plan: Plan) -> list[str] | None:
     """The bench's row of that name, with the pattern that spares the foreground's keys."""
     case = Case(plan.coordinators, unrelated=plan.foreground_keys)
     setting = rows.Setting(server, case, command_line_clients(), 1.0, Path())
-    (row,) = [row for row in rows.rows() if row.name == "pipe"]
+    (row,) = rows.named(["pipe"])
     command = row.command(setting)
     assert command is None or COVERING_GLOB in command, "it spares what is not ours"
     return command
@@ -216,13 +219,13 @@ def _cycle(stage: Stage, state: State, pipe: list[str]) -> Cycle:
     plan, timeline, client = stage.plan, stage.timeline, stage.client
     slowlog.forget(client)
     live = _arrive(stage)
-    arrival_slowest = slowlog.slowest(client)
+    arrival_slowest = slowlog.slowest(client, {NAME})
     time.sleep(SETTLE_S)
     full = memory_of(client)
     slowlog.forget(client)
     cleaning = _sweep(stage) if state is State.SWEEP else _pipe(stage, pipe)
     keys_left, found = _check(stage, state, live)
-    cycle_slowest, swept = slowlog.slowest(client), memory_of(client)
+    cycle_slowest, swept = slowlog.slowest(client, {NAME}), memory_of(client)
     if state is State.SWEEP:
         _burn(stage, cleaning)
     time.sleep(SETTLE_S)
@@ -258,41 +261,32 @@ def _arrive(stage: Stage) -> dict[str, str]:
 
 def _sweep(stage: Stage) -> Cleaning:
     plan, timeline = stage.plan, stage.timeline
-    words = ["run", "--url", stage.server.url, "--workers", plan.workers, "--json", "-"]
-    cpu_before_s, wall_before_s = cpu_s_of(stage.client), time.monotonic()
+    cpu_before_s, wall_before_s = _cpu_s(stage), time.monotonic()
     # The report has the clock of the wall.
     offset_s = time.time() - wall_before_s
-    done = _measure(plan, [sys.executable, "-m", "cleanup_job", *words])
+    done = _measure(plan, rows.our_command(stage.server, plan.workers))
     ended_s = time.monotonic()
-    server_cpu_s = cpu_s_of(stage.client) - cpu_before_s
+    server_cpu_s = _cpu_s(stage) - cpu_before_s
     report = json.loads(done.stdout) if done.stdout.startswith("{") else None
     if report is None:
         timeline.add(State.SWEEP, wall_before_s, ended_s)
-        return _cleaning(done, done.wall_s, server_cpu_s, _last_words(done))
+        return _cleaning(done, done.wall_s, server_cpu_s, done.failure or "it has no report")
     started_s = datetime.fromisoformat(report["started_at"]).timestamp() - offset_s
     # Clocks of the wall are set now and then.
     started_s = min(max(started_s, wall_before_s), ended_s)
     sweep_s = report["duration_s"]
     timeline.add(State.STARTING, wall_before_s, started_s)
     timeline.add(State.SWEEP, started_s, min(started_s + sweep_s, ended_s))
-    return _cleaning(done, sweep_s, server_cpu_s, report_error(report, plan.stale_keys))
-
-
-def report_error(report: Mapping[str, Any], stale_keys: int) -> str | None:
-    """What a sweep's own report says against it."""
-    keys = report["keys"]
-    if (report["status"], keys["deleted"], keys["planned"]) == ("complete", stale_keys, stale_keys):
-        return None
-    return f"BAD: its report says {report['status']}, {keys['deleted']:,} deleted"
+    error = rows.report_error(report, plan.stale_keys)
+    return _cleaning(done, sweep_s, server_cpu_s, error)
 
 
 def _pipe(stage: Stage, command: list[str]) -> Cleaning:
-    cpu_before_s, began_s = cpu_s_of(stage.client), time.monotonic()
+    cpu_before_s, began_s = _cpu_s(stage), time.monotonic()
     done = _measure(stage.plan, command)
     stage.timeline.add(State.PIPE, began_s, began_s + done.wall_s)
-    server_cpu_s = cpu_s_of(stage.client) - cpu_before_s
-    error = _last_words(done) if done.exit_code else None
-    return _cleaning(done, done.wall_s, server_cpu_s, error)
+    server_cpu_s = _cpu_s(stage) - cpu_before_s
+    return _cleaning(done, done.wall_s, server_cpu_s, done.failure)
 
 
 def _cleaning(done: Measured, sweep_s: float, server_cpu_s: float, error: str | None) -> Cleaning:
@@ -301,7 +295,7 @@ def _cleaning(done: Measured, sweep_s: float, server_cpu_s: float, error: str | 
         sweep_s=sweep_s,
         client_busy=done.cpu_s / done.wall_s,
         server_busy=min(1.0, server_cpu_s / sweep_s),
-        error=error,
+        error=error and f"BAD: {error}",
     )
 
 
@@ -328,17 +322,16 @@ def _burn(stage: Stage, cleaning: Cleaning) -> None:
         stage.timeline.add(state, told["began_s"], told["ended_s"])
 
 
+def _cpu_s(stage: Stage) -> float:
+    return cpu_s(stage.client.info("cpu"))
+
+
 def _measure(plan: Plan, command: Sequence[str]) -> Measured:
     yielding = ["nice", "-n", str(plan.nice)] if plan.nice else []
     return measure([*yielding, *command], plan.timeout_s)
 
 
 def _told(done: Measured) -> Any:
-    if done.exit_code:
-        raise RuntimeError(f"{_last_words(done)}\n{done.stderr}")
+    if done.failure:
+        raise LoadError(done.failure)
     return json.loads(done.stdout)
-
-
-def _last_words(done: Measured) -> str:
-    lines = done.stderr.strip().splitlines() or ["no message"]
-    return f"BAD: exit code {done.exit_code}: {lines[-1]}"

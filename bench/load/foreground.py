@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.load import LoadError
 from bench.load.phases import Operation
 
 NAME = "foreground"
@@ -39,7 +40,7 @@ DRAIN_S = 30.0
 """How long it waits for the last replies."""
 
 
-class ForegroundError(Exception):
+class ForegroundError(LoadError):
     """The server did not answer, or not what it should."""
 
 

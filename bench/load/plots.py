@@ -1,109 +1,112 @@
-"""The result as SVG. The only module of the load test that needs matplotlib."""
+"""The load test's plots, drawn from what its result has."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
+from bench import figures
 from bench.load.phases import State
 
-SHADES = {State.ARRIVALS: "#c9d6e8", State.SWEEP: "#f2b872", State.PIPE: "#d9a3c7"}
-
-LINES = {
-    State.ALONE: "#333333",
-    State.ARRIVALS: "#4878b0",
-    State.SWEEP: "#dd7700",
-    State.PIPE: "#aa3377",
-    State.BURNER: "#88aa55",
-    State.BURNERS: "#447733",
+COLOURS = {
+    State.ALONE: "#000000",
+    State.ARRIVALS: "#56b4e9",
+    State.SWEEP: figures.OURS,
+    State.PIPE: figures.PIPE,
+    State.BURNER: "#bbbbbb",
+    State.BURNERS: "#777777",
 }
+
+SHADED = (State.ARRIVALS, State.SWEEP, State.PIPE)
+"""What stands behind the server's figures."""
 
 PERCENTS = (50, 90, 99, 99.9, 99.99)
 
 
-def draw(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Write the plots; returns their files."""
-    # The same figures give the same file.
-    mpl.rcParams["svg.hashsalt"] = "cleanup-job"
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = {"load-server.svg": _server(result), "load-latency.svg": _latency(result)}
-    for name, figure in drawn.items():
-        figure.savefig(folder / name, metadata={"Date": None})
-    return [folder / name for name in drawn]
+def drawn(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each plot's name and figure."""
+    yield "load-server", _server(result)
+    yield "load-latency", _latency(result)
 
 
-def _server(result: dict[str, Any]) -> Figure:
+def _server(result: Mapping[str, Any]) -> Any:
     """CPU and memory over time, with what was going on in the background."""
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure = figures.figure(11, 6)
     cpu, memory = figure.subplots(2, 1, sharex=True)
     series = result["series"]
     for axes in (cpu, memory):
         _shade(axes, result["phases"])
     cpu.plot(series["at_s"], [100 * share for share in series["server_cpu_share"]], "k", lw=0.8)
     cpu.set_ylabel("server CPU, % of a core")
-    cpu.set_ylim(bottom=0)
     for name, label, style in (
         ("used_memory_bytes", "used", "k-"),
         ("rss_bytes", "resident", "k:"),
     ):
         memory.plot(series["at_s"], [n / 1e6 for n in series[name]], style, lw=1, label=label)
-    memory.set_ylabel("memory, MB")
-    memory.set_xlabel("time, s")
-    memory.set_ylim(bottom=0)
-    cpu.legend(loc="upper right", ncols=3, fontsize="small")
-    memory.legend(*_named(memory, ("used", "resident")), loc="upper right", fontsize="small")
+    memory.set(xlabel="time, s", ylabel="memory, MB")
+    for axes in (cpu, memory):
+        axes.set_ylim(bottom=0)
+    cpu.legend(loc="upper right", ncols=3, fontsize=8)
+    memory.legend(*_named(memory, ("used", "resident")), loc="upper right", fontsize=8)
     plan = result["plan"]
     cpu.set_title(
-        f"{plan['coordinators']:,} dead coordinators per cycle, {plan['rate']:g} foreground op/s"
+        f"{result['product']}: {plan['coordinators']:,} dead coordinators per cycle, "
+        f"{plan['rate']:g} foreground op/s"
     )
     return figure
 
 
-def _latency(result: dict[str, Any]) -> Figure:
+def _latency(result: Mapping[str, Any]) -> Any:
     """A line per state: how much latency at which percentile."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = figures.figure(8, 5)
     axes = figure.subplots()
-    for state, colour in LINES.items():
-        figures = result["foreground"][state]
-        # So few operations say nothing about so rare a latency; and 100 % has no place here.
-        points = [
-            (1 / (1 - share), ms)
-            for share, ms in figures["curve"]
-            if share >= 0.5 and (1 - share) * figures["operations"] >= 1
-        ]
+    for state, colour in COLOURS.items():
+        found = result["foreground"][state]
+        points = _points(found)
         if points:
-            label = f"{state} ({figures['operations']:,})"
+            label = f"{state} ({found['operations']:,})"
             axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=".", lw=1)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.xaxis.set_major_locator(FixedLocator([1 / (1 - percent / 100) for percent in PERCENTS]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (1 - 1 / x):.6g} %"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.set_xlabel("of the foreground's operations")
-    axes.set_ylabel("took no longer than, ms")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(title="state (operations)", fontsize="small")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="of the foreground's operations",
+        ylabel="took no longer than, ms",
+        title=f"{result['product']}: latency of other clients",
+    )
+    axes.set_xticks([_odds(percent / 100) for percent in PERCENTS], [f"{p} %" for p in PERCENTS])
+    axes.set_xticks([], minor=True)
+    figures.plain_numbers(axes.yaxis)
+    figures.grid(axes)
+    axes.legend(title="state (operations)", frameon=False, fontsize=8)
     return figure
 
 
-def _shade(axes: Axes, phases: list[dict[str, Any]]) -> None:
+def _points(found: Mapping[str, Any]) -> list[tuple[float, float]]:
+    # So few operations say nothing about so rare a latency; and 100 % has no place here.
+    return [
+        (_odds(share), ms)
+        for share, ms in found["curve"]
+        if share >= 0.5 and (1 - share) * found["operations"] >= 1
+    ]
+
+
+def _odds(share: float) -> float:
+    """The place of a percentile on the axis: one operation of so many is slower."""
+    return 1 / (1 - share)
+
+
+def _shade(axes: Any, phases: Sequence[Mapping[str, Any]]) -> None:
     named: set[str] = set()
     for phase in phases:
-        state = phase["state"]
-        if state in SHADES:
+        state = State(phase["state"])
+        if state in SHADED:
             label = "_" if state in named else state
             named.add(state)
             begin_s, end_s = phase["begin_s"], phase["end_s"]
-            axes.axvspan(begin_s, end_s, color=SHADES[State(state)], lw=0, label=label)
+            axes.axvspan(begin_s, end_s, color=COLOURS[state], alpha=0.35, lw=0, label=label)
 
 
-def _named(axes: Axes, names: tuple[str, ...]) -> tuple[list[Any], list[str]]:
+def _named(axes: Any, names: tuple[str, ...]) -> tuple[list[Any], list[str]]:
     handles, labels = axes.get_legend_handles_labels()
     pairs = [pair for pair in zip(handles, labels, strict=True) if pair[1] in names]
     return [handle for handle, _ in pairs], [label for _, label in pairs]

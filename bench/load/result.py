@@ -11,7 +11,7 @@ from bench.load.cycles import Cycle, Plan
 from bench.load.latency import RATIO_LIMIT, SLOWEST_LIMIT_MS, Target, ratio, summary
 from bench.load.phases import Operation, Phase, State, by_phase, by_state, state_at
 from bench.load.sampler import Sample, series
-from bench.load.slowlog import Slowest
+from bench.slowlog import Slowest
 
 
 def result(

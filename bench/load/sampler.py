@@ -11,8 +11,7 @@ from typing import Any
 
 import redis
 
-from bench.load.slowlog import BENCH_NAME
-from bench.servers import Server
+from bench.servers import Server, cpu_s
 
 MOST_POINTS = 2_000
 """Of a time series in the file."""
@@ -55,7 +54,7 @@ class Sampler(threading.Thread):
     def __init__(self, server: Server, interval_s: float) -> None:
         super().__init__(daemon=True, name="sampler")
         self.samples: list[Sample] = []
-        self._client = server.client(client_name=BENCH_NAME)
+        self._client = server.client()
         self._interval_s = interval_s
         self._stopped = threading.Event()
         self._failure: redis.RedisError | None = None
@@ -92,11 +91,6 @@ def memory_of(client: redis.Redis) -> Memory:
     return _memory(client.info("memory"))
 
 
-def cpu_s_of(client: redis.Redis) -> float:
-    """Of all the server's threads, since it started."""
-    return _cpu_s(client.info("cpu"))
-
-
 def series(samples: Sequence[Sample], origin_s: float, most: int = MOST_POINTS) -> dict[str, Any]:
     """As columns, thinned: mean CPU and keys, the most memory of each few samples."""
     few = [*_groups(samples, -(-len(samples) // most) or 1)]
@@ -126,16 +120,12 @@ def _look(client: redis.Redis) -> _Look:
     pipeline.info("memory")
     pipeline.dbsize()
     cpu, memory, keys = pipeline.execute()
-    return _Look(time.monotonic(), _cpu_s(cpu), _memory(memory), keys)
+    return _Look(time.monotonic(), cpu_s(cpu), _memory(memory), keys)
 
 
 def _between(before: _Look, now: _Look) -> Sample:
     share = (now.cpu_s - before.cpu_s) / (now.at_s - before.at_s)
     return Sample(now.at_s, share, now.memory, now.keys)
-
-
-def _cpu_s(info: Any) -> float:
-    return float(info["used_cpu_user"] + info["used_cpu_sys"])
 
 
 def _memory(info: Any) -> Memory:

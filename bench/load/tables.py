@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from bench.columns import aligned
 from bench.load.latency import Target, ratio
 from bench.load.phases import TITLES, State
 
@@ -67,11 +67,11 @@ def _states(result: dict[str, Any]) -> str:
         for state, figures in foreground.items()
     ]
     legend = [f"{state:<8}  {title}" for state, title in TITLES.items()]
-    return "\n".join([_table([STATE_COLUMNS, *rows]), "", *legend])
+    return "\n".join([*aligned([STATE_COLUMNS, *rows]), "", *legend])
 
 
 def _cycles(result: dict[str, Any]) -> str:
-    return _table([CYCLE_COLUMNS, *(_cycle(cycle) for cycle in result["cycles"])])
+    return "\n".join(aligned([CYCLE_COLUMNS, *map(_cycle, result["cycles"])]))
 
 
 def _cycle(cycle: dict[str, Any]) -> tuple[str, ...]:
@@ -122,19 +122,6 @@ def _verdicts(result: dict[str, Any]) -> list[str]:
 
 def _slowest_first(log: dict[str, float]) -> list[tuple[str, float]]:
     return sorted(log.items(), key=lambda item: -item[1])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(_line(row, widths) for row in rows)
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    # Words stand at the left: all that a column has no number for.
-    return "  ".join(
-        f"{cell:<{width}}" if number < 1 or number == len(cells) - 1 else f"{cell:>{width}}"
-        for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ).rstrip()
 
 
 def _ms(value: float | None) -> str:
