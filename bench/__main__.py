@@ -14,7 +14,7 @@ from bench.case import Case
 from bench.measure import ROOT
 from bench.options import EXIT_BAD, EXIT_GOOD, EXIT_USAGE, say
 from bench.rows import Row, rows, select
-from bench.session import Session, write
+from bench.session import Session
 from bench.suites import Suite
 
 SIZES = (100, 1_000, 10_000, 100_000)
@@ -56,12 +56,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(figures.MISSING)
     session = Session(suite, arguments.timeout, json, say)
     session.run()
-    content = session.content()
-    results = record.read(content)
+    results = session.finish()
     print("\n" + targets.text(targets.judge(results)), flush=True)
-    if json:
-        write(json, content)
-        print(f"wrote {json}")
     _draw(results, folder)
     return EXIT_GOOD if session.good else EXIT_BAD
 
@@ -90,6 +86,8 @@ def _is_custom(arguments: argparse.Namespace) -> bool:
 def _named_suite(arguments: argparse.Namespace) -> Suite:
     make = suites.quick if arguments.quick else suites.full if arguments.full else suites.default
     suite = make([arguments.server] if arguments.server else [servers.DEFAULT, suites.OTHER_SERVER])
+    if arguments.no_load:
+        suite = replace(suite, load=None)
     if arguments.rows:
         suite = suite.only({row.name for row in arguments.rows})
     if arguments.rounds:
@@ -158,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--rounds", type=options.positive, metavar="N", help="default: 3, or the suite's"
     )
+    how.add_argument("--no-load", action="store_true", help="a suite without the load test")
     how.add_argument("--server", choices=servers.NAMES, help=f"default: {servers.DEFAULT}")
     how.add_argument(
         "--sample-s", type=options.amount, metavar="S", help="for a sampled row; default: 5"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import figures
+from bench.load import plots as load_plots
 from bench.record import CaseRecord, Record, RowRecord
 
 BAR_SIZE = 100_000
@@ -58,6 +59,8 @@ def _drawn(record: Record) -> Iterator[tuple[str, Any]]:
     cases = [*record.find(BAR_SIZE)]
     if cases:
         yield "wall-and-cpu", _wall_and_cpu(cases)
+    if record.load:
+        yield from load_plots.drawn(record.load)
 
 
 def _longest_series(record: Record) -> list[CaseRecord]:

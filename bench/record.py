@@ -19,9 +19,10 @@ Run = Mapping[str, Any]
 """One run's figures, as `rounds.Run` has them."""
 
 
-Foreground = Mapping[str, float]
-"""From a load test: `p99_without_ms` and `p99_during_ms`, other clients' p99 without and during a
-sweep."""
+Foreground = Mapping[str, float | None]
+"""Other clients' p99 in a load test. Always `p99_without_ms` and `p99_during_ms` a sweep; where it
+was measured also `p99_pipe_ms` during the blind pipe, and `p99_burner_ms` and `p99_burners_ms`
+when the machine was as busy without a sweep: as with its client, and as with client and server."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,12 @@ class CaseRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """All cases of a bench, and what a load test found, if there was one."""
+    """All cases of a bench, and what the load test found, if there was one."""
 
     cases: tuple[CaseRecord, ...]
     machine: Mapping[str, Any]
     foreground: Foreground | None = None
+    load: Mapping[str, Any] | None = None
 
     def find(self, coordinators: int, unrelated: int = 0) -> Iterator[CaseRecord]:
         """The cases of this size in which all are stale, on whichever servers there are."""
@@ -119,7 +121,13 @@ def read(content: Any) -> Record:
     if version != SCHEMA_VERSION:
         raise ValueError(f"schema_version is {version}, not {SCHEMA_VERSION}")
     cases = tuple(map(_case, content["cases"]))
-    return Record(cases, content["machine"], content.get("foreground"))
+    return Record(cases, content["machine"], content.get("foreground"), content.get("load"))
+
+
+def write(path: Path, content: Any) -> None:
+    """As JSON, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def ratio(one: RowRecord | None, figure: str, other: RowRecord | None, by: str) -> Spread | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine, record, servers, tables, targets
+from bench.load import LoadError
+from bench.load import tables as load_tables
+from bench.load.result import foreground_p99
+from bench.load.run import run as run_load
 from bench.measure import TimedOutError
 from bench.rounds import Plan, Result, compare
 from bench.rows import Setting
-from bench.suites import Step, Suite
+from bench.suites import Load, Step, Suite
 
 
 @dataclass
@@ -26,7 +29,7 @@ class Session:
         say: shows a line of progress.
         notes: what was left out, and why.
         good: whether each row left on the server what it should.
-        foreground: what a load test found; none is part of the suites.
+        load: what the load test found; None before, and if there is none.
     """
 
     suite: Suite
@@ -35,7 +38,7 @@ class Session:
     say: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
     good: bool = True
-    foreground: record.Foreground | None = None
+    load: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self._clients = servers.command_line_clients()
@@ -45,13 +48,15 @@ class Session:
         self._titles: dict[str, Result] = {}
 
     def run(self) -> None:
-        """All steps; those of a server that is not installed are left out, with a note.
+        """All steps and the load test; what needs a server that is not installed is left out.
 
         Raises:
             FileNotFoundError: none of the servers is installed.
         """
         print(machine.headline(self._about))
+        load = self.suite.load
         wanted = dict.fromkeys(step.server for step in self.suite.steps)
+        wanted |= {load.server: None} if load else {}
         missing = [name for name in wanted if servers.binary_of(name) is None]
         if len(missing) == len(wanted):
             raise FileNotFoundError(f"{', '.join(missing)}: not installed; see bench/README.md")
@@ -60,7 +65,10 @@ class Session:
         for name, steps in groupby(self.suite.steps, key=lambda step: step.server):
             if name not in missing:
                 self._use(name, steps)
-        print("\n" + tables.legend([*self._titles.values()]))
+        if load and load.server not in missing:
+            self._test_load(load)
+        if self._titles:
+            print("\n" + tables.legend([*self._titles.values()]))
         for note in self.notes:
             print(f"note: {note}")
 
@@ -71,11 +79,20 @@ class Session:
             "suite": self.suite.name,
             "machine": self._about,
             "notes": self.notes,
-            "foreground": self.foreground,
+            "foreground": self.load and foreground_p99(self.load),
             "cases": self._cases,
+            "load": self.load,
         }
         verdicts = targets.judge(record.read(content))
         return {**content, "targets": [verdict.to_json() for verdict in verdicts]}
+
+    def finish(self) -> record.Record:
+        """Write the file once more, now that all is done; all of it, to judge and to draw."""
+        content = self.content()
+        if self.json:
+            record.write(self.json, content)
+            print(f"wrote {self.json}")
+        return record.read(content)
 
     def _use(self, name: str, steps: Iterable[Step]) -> None:
         pending = deque(steps)
@@ -101,17 +118,21 @@ class Session:
         self._titles |= {result.row.name: result for result in results}
         self._cases.append(_to_json(step, product, results))
         if self.json:
-            write(self.json, self.content())
+            record.write(self.json, self.content())
+
+    def _test_load(self, load: Load) -> None:
+        try:
+            self.load = run_load(load.server, load.plan, self.say)
+        except LoadError as error:
+            self.good = False
+            self._note(f"the load test was given up: {error}")
+            return
+        self.good = self.good and self.load["good"]
+        print("\n" + load_tables.tables(self.load), flush=True)
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.say(f"note: {text}")
-
-
-def write(path: Path, content: Any) -> None:
-    """As JSON, in a folder that is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _to_json(step: Step, product: str, results: Sequence[Result]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from bench.case import Case
+from bench.load.plan import QUICK, Plan
 from bench.rows import Row, named, rows
 
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -52,8 +53,16 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Load:
+    """The load test, on one server."""
+
+    server: str
+    plan: Plan
+
+
+@dataclass(frozen=True)
 class Suite:
-    """Steps under a name.
+    """Steps under a name, and the load test after them.
 
     Attributes:
         slow: rows also at sizes where they take minutes, once.
@@ -65,14 +74,15 @@ class Suite:
     sample_s: float = 5.0
     slow: bool = True
     most_s: float | None = None
+    load: Load | None = None
 
     def only(self, names: Collection[str]) -> Suite:
-        """The same with these rows only, without steps that have none of them."""
+        """The same with these rows only: no step that has none of them, and no load test."""
         steps = [
             replace(step, rows=tuple(name for name in step.rows if name in names))
             for step in self.steps
         ]
-        return replace(self, steps=tuple(step for step in steps if step.rows))
+        return replace(self, steps=tuple(step for step in steps if step.rows), load=None)
 
     def with_rounds(self, rounds: int) -> Suite:
         """The same with so many rounds of each step."""
@@ -88,7 +98,7 @@ def quick(servers: Sequence[str]) -> Suite:
         Step(main, Case(10_000), _QUICK_LARGE, 1),
         Step(main, Case(1_000, unrelated=100_000), ("floor", "ours-1", "walk"), 1),
     )
-    return Suite("quick", steps, sample_s=1.0)
+    return Suite("quick", steps, sample_s=1.0, load=Load(main, QUICK))
 
 
 def default(servers: Sequence[str]) -> Suite:
@@ -110,7 +120,7 @@ def default(servers: Sequence[str]) -> Suite:
             Step(other, Case(10_000), (*_PIPES, "lua"), 7, frozenset({"lua"})),
             Step(other, Case(100_000), _PIPES, 5),
         ]
-    return Suite("default", tuple(steps))
+    return Suite("default", tuple(steps), load=Load(main, Plan()))
 
 
 def full(servers: Sequence[str]) -> Suite:
@@ -121,7 +131,7 @@ def full(servers: Sequence[str]) -> Suite:
         for size in SIZES
         for share in LIVE_SHARES
     ]
-    return Suite("full", tuple(steps), most_s=FULL_MOST_S)
+    return Suite("full", tuple(steps), most_s=FULL_MOST_S, load=Load(servers[0], Plan()))
 
 
 def custom(server: str, cases: Sequence[Case], chosen: Sequence[Row], rounds: int) -> Suite:

@@ -121,10 +121,9 @@ class Verdict:
         }
 
 
-def judge(record: Record, foreground: Foreground | None = None) -> list[Verdict]:
-    """The verdicts on all targets; `foreground` in place of the record's own."""
-    found = record.foreground if foreground is None else foreground
-    return [*(target(record) for target in _TARGETS), kind(record, found)]
+def judge(record: Record) -> list[Verdict]:
+    """The verdicts on all targets."""
+    return [target(record) for target in _TARGETS]
 
 
 def near_the_floor(record: Record) -> Verdict:
@@ -234,15 +233,30 @@ def large_haystack(record: Record) -> Verdict:
     return Verdict(6, "large haystack", tuple(_each(record.find(10_000, 10_000_000), part)))
 
 
-def kind(record: Record, foreground: Foreground | None = None) -> Verdict:
+def kind(record: Record) -> Verdict:
     """No other client waits long: no command holds the server, and their p99 stays near."""
     waited = Part("other clients' p99 during a sweep ÷ without", FOREGROUND_MOST)
-    if foreground is not None:
-        during, without = foreground["p99_during_ms"], foreground["p99_without_ms"]
+    found = record.foreground or {}
+    during, without = found.get("p99_during_ms"), found.get("p99_without_ms")
+    if during and without:
         times = during / without
-        beside = f"{_number(during)} ms and {_number(without)} ms"
-        waited = replace(waited, reached=Spread(times, times, times), beside=beside)
+        waited = replace(waited, reached=Spread(times, times, times), beside=_p99_in_words(found))
     return Verdict(7, "kind to others", (_longest_command(record), waited))
+
+
+_P99_NAMES = {
+    "p99_without_ms": "alone",
+    "p99_during_ms": "during a sweep",
+    "p99_pipe_ms": "during the blind pipe",
+    "p99_burner_ms": "without a sweep while as much CPU is burnt as by its client",
+    "p99_burners_ms": "as by client and server",
+}
+
+
+def _p99_in_words(found: Foreground) -> str:
+    """The last two are what a machine that is only as busy does to other clients."""
+    known = [(name, ms) for key, name in _P99_NAMES.items() if (ms := found.get(key)) is not None]
+    return ", ".join(f"{name} {_number(ms)} ms" for name, ms in known)
 
 
 _TARGETS: tuple[Callable[[Record], Verdict], ...] = (
@@ -252,6 +266,7 @@ _TARGETS: tuple[Callable[[Record], Verdict], ...] = (
     linear,
     small,
     large_haystack,
+    kind,
 )
 
 
@@ -278,25 +293,38 @@ def _longest_command(record: Record) -> Part:
 
     Its median is that single command: there is nothing to be in the middle of.
     """
-    runs = [
-        (run["longest_ms"], run["longest_command"], case)
-        for case in record.cases
-        if case.ours is not None
-        for run in case.ours.runs
-        if run["good"]
-    ]
+    runs = [*_longest_of_rows(record), *_longest_of_load(record)]
     what = "longest single command of ours on the server"
-    if not runs:
+    middle = Spread.of([ms for ms, *_ in runs])
+    if middle is None:
         return Part(what, COMMAND_MOST_MS, unit=" ms")
-    most_ms, command, case = max(runs, key=lambda run: run[0])
-    where = f"{case.coordinators:,} coordinators on {case.product}"
-    if case.unrelated:
-        where += f" among {case.unrelated:,}"
-    middle = Spread.of([ms for ms, _, _ in runs])
-    assert middle is not None, "there are runs"
+    most_ms, command, where = max(runs, key=lambda run: run[0])
     beside = f"{command or 'none was logged'}, {where}; median of {len(runs)} runs' longest: "
     beside += f"{_number(middle.median)} ms"
     return Part(what, COMMAND_MOST_MS, Spread(most_ms, most_ms, most_ms), False, " ms", beside)
+
+
+def _longest_of_rows(record: Record) -> Iterator[tuple[float, str | None, str]]:
+    """Of each run of ours the longest command's ms, its name, and where it was."""
+    for case in record.cases:
+        where = f"{case.coordinators:,} coordinators on {case.product}"
+        if case.unrelated:
+            where += f" among {case.unrelated:,}"
+        for run in case.ours.runs if case.ours else ():
+            if run["good"]:
+                yield run["longest_ms"], run["longest_command"], where
+
+
+def _longest_of_load(record: Record) -> Iterator[tuple[float, str | None, str]]:
+    """The same of each sweep in the load test."""
+    if record.load is None:
+        return
+    size = record.load["plan"]["coordinators"]
+    where = f"load test with {size:,} coordinators on {record.load['product']}"
+    for cycle in record.load["cycles"]:
+        if cycle["state"] == "sweep" and cycle["good"] and cycle["slowest"]:
+            slowest = cycle["slowest"][0]
+            yield slowest["ms"], slowest["name"], where
 
 
 def _each(cases: Iterator[CaseRecord], part: Callable[[CaseRecord | None], Part]) -> list[Part]:

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
-from bench import plots, record, seed, servers, suites, targets
+from bench import figures, plots, record, seed, servers, session, suites, targets
+from bench.__main__ import _parser, _suite
 from bench.case import Case
+from bench.load import LoadError
+from bench.load.plan import Plan
 from bench.rows import rows
 from bench.session import Session
 from cleanup_job import demo
@@ -116,6 +119,8 @@ def test_it_seeds_what_the_demo_does() -> None:
     _live, *stale = server.commands
     beat_ms = 1_760_000_000_123 - demo.STALE_AGE_MS
     assert [*seed.stale_words(5_001, beat_ms)] == stale
+    in_small = [word for words in seed.stale_words(5_001, beat_ms, 25) for word in words]
+    assert in_small == [word for words in stale for word in words]
 
 
 # -- suites --------------------------------------------------------------------------------------
@@ -147,8 +152,8 @@ def test_the_default_suite_measures_every_target() -> None:
         )
         for step in suites.default(BOTH).steps
     ]
-    foreground = {"p99_without_ms": 1.0, "p99_during_ms": 2.0}
-    verdicts = targets.judge(results(*cases), foreground)
+    assert suites.default(BOTH).load is not None
+    verdicts = targets.judge(results(*cases, foreground=P99))
     assert [verdict.number for verdict in verdicts] == [1, 2, 3, 4, 5, 6, 7]
     assert {part.status for verdict in verdicts for part in verdict.parts} <= {
         targets.PASS,
@@ -164,6 +169,7 @@ def test_the_whole_matrix_is_whole() -> None:
 
 def test_a_suite_with_some_rows_only() -> None:
     suite = suites.default(BOTH).only({"walk"}).with_rounds(2)
+    assert suite.load is None
     assert {step.rows for step in suite.steps} == {("walk",)}
     assert {step.rounds for step in suite.steps} == {2}
 
@@ -183,6 +189,59 @@ def test_a_server_that_is_not_installed(
     content = json.loads(file.read_text())
     assert [case["server"] for case in content["cases"]] == ["valkey-9.1"]
     assert len(content["notes"]) == 1
+
+
+def test_a_load_test_in_a_suite(tmp_path: Path) -> None:
+    """The file has all of it, and targets and plots have what they need of it."""
+    plan = Plan(coordinators=200, cycles=1, cycle_s=1.0, clients=2, rate=200.0)
+    file = tmp_path / "bench.json"
+    load = suites.Load("valkey-9.1", plan)
+    one = Session(suites.Suite("some", (), load=load), 60.0, file, lambda _: None)
+    one.run()
+    found = one.finish()
+    assert one.good
+    assert found == record.load(file)
+    assert found.load is not None
+    assert found.load["good"]
+    assert [part.status for part in targets.kind(found).parts].count("not measured") == 0
+    if figures.can_draw():
+        drawn = {path.name for path in plots.draw(found, tmp_path)}
+        assert drawn == {"load-server.svg", "load-latency.svg"}
+
+
+def test_a_load_test_that_fails_is_no_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the cases found is kept, and the exit code says that something went wrong."""
+
+    def fail(*_: Any) -> Any:
+        raise LoadError("a foreground client ended")
+
+    monkeypatch.setattr(session, "run_load", fail)
+    steps = (suites.Step("valkey-9.1", Case(10), ("import-redis",), 1),)
+    suite = suites.Suite("some", steps, load=suites.Load("valkey-9.1", Plan()))
+    one = Session(suite, 60.0, None, lambda _: None)
+    one.run()
+    assert not one.good
+    assert "note: the load test was given up: a foreground client" in capsys.readouterr().out
+    assert len(one.finish().cases) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "has_load"),
+    [
+        ((), True),
+        (("--quick",), True),
+        (("--full",), True),
+        (("--no-load",), False),
+        (("--quick", "--no-load"), False),
+        (("--rows", "floor"), False),
+        (("--sizes", "100"), False),
+    ],
+)
+def test_which_runs_have_a_load_test(words: tuple[str, ...], has_load: bool) -> None:
+    suite = _suite(_parser().parse_args(words))
+    assert (suite.load is not None) is has_load
 
 
 def test_a_row_that_takes_too_long_is_left_out() -> None:
@@ -232,8 +291,11 @@ def row(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, "title": name, "projected": False, "runs": runs}
 
 
-def results(*cases: Any) -> record.Record:
-    return record.read({"schema_version": 2, "machine": {}, "cases": cases})
+P99 = {"p99_without_ms": 1.0, "p99_during_ms": 2.0}
+
+
+def results(*cases: Any, **found: Any) -> record.Record:
+    return record.read({"schema_version": 2, "machine": {}, "cases": cases, **found})
 
 
 def statuses(verdict: targets.Verdict) -> list[str]:
@@ -334,11 +396,33 @@ class TestTargets:
 
     @pytest.mark.parametrize(("during_ms", "status"), [(1.4, "pass"), (1.6, "missed")])
     def test_kind_to_other_clients(self, during_ms: float, status: str) -> None:
-        measured = results(case("valkey-9.1", 1_000, {"ours-1": {}}))
         foreground = {"p99_without_ms": 0.5, "p99_during_ms": during_ms}
-        assert targets.kind(measured, foreground).status == status
-        in_file = {"schema_version": 2, "machine": {}, "cases": [], "foreground": foreground}
-        assert targets.judge(record.read(in_file))[-1].parts[1].status == status
+        cases = [case("valkey-9.1", 1_000, {"ours-1": {}})]
+        assert targets.kind(results(*cases, foreground=foreground)).status == status
+
+    def test_kind_beside_a_machine_that_is_only_busy(self) -> None:
+        foreground = {**P99, "p99_pipe_ms": None, "p99_burner_ms": 1.5, "p99_burners_ms": 1.75}
+        (_, waited) = targets.kind(results(foreground=foreground)).parts
+        assert waited.beside == (
+            "alone 1.00 ms, during a sweep 2.00 ms, "
+            "without a sweep while as much CPU is burnt as by its client 1.50 ms, "
+            "as by client and server 1.75 ms"
+        )
+
+    def test_kind_in_the_load_test(self) -> None:
+        """Its sweeps count as any other run of ours; its pipes do not."""
+
+        def cycle(state: str, ms: float, *, good: bool = True) -> dict[str, Any]:
+            return {"state": state, "good": good, "slowest": [{"name": "EVALSHA", "ms": ms}]}
+
+        cycles = [cycle("sweep", 2.5), cycle("pipe", 9.0), cycle("sweep", 8.0, good=False)]
+        load = {"product": "Valkey 9.1", "plan": {"coordinators": 50_000}, "cycles": cycles}
+        rows_ = {"ours-1": {"longest_ms": 2.0}}
+        (longest, _) = targets.kind(results(case("valkey-9.1", 1_000, rows_), load=load)).parts
+        assert longest.reached is not None
+        assert longest.reached.median == 2.5
+        assert "EVALSHA, load test with 50,000 coordinators" in longest.beside
+        assert "median of 2 runs" in longest.beside
 
     def test_a_run_that_did_not_do_its_work_counts_nowhere(self) -> None:
         rows_ = {

@@ -22,13 +22,13 @@ from bench import rows, slowlog
 from bench.case import COVERING_GLOB, Case
 from bench.load import LoadError, burner
 from bench.load.clients import Foreground
-from bench.load.foreground import KEYS, NAME
+from bench.load.foreground import NAME
 from bench.load.phases import Phase, State
+from bench.load.plan import Plan
 from bench.load.sampler import Memory, memory_of
 from bench.measure import Measured, measure
 from bench.servers import Server, command_line_clients, cpu_s
 from bench.slowlog import Slowest
-from cleanup_job import demo
 
 WARM_UP_S = 0.5
 
@@ -38,51 +38,8 @@ SETTLE_S = 0.25
 BURN_LEAST_S, BURN_MOST_S = 0.3, 5.0
 """A burner burns as long as the sweep took, within these."""
 
-SWEEPS_PER_PIPE = 5
-
 LOGGED_US = 100
 """Low enough that the slowest command of each sweep is in the log."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much, how often, how long."""
-
-    coordinators: int = 50_000
-    cycles: int = 20
-    cycle_s: float = 10.0
-    rate: float = 800.0
-    clients: int = 4
-    workers: str = "auto"
-    nice: int = 0
-    """Of all but the server, the foreground and the bench: those who write, sweep and burn."""
-    sample_s: float = 0.1
-    timeout_s: float = 120.0
-
-    @property
-    def pipes(self) -> int:
-        """How many cycles with the blind pipe come between those with a sweep."""
-        return max(1, self.cycles // SWEEPS_PER_PIPE)
-
-    @property
-    def arrivals_s(self) -> float:
-        """Over how long a cycle's arrivals are spread."""
-        return self.cycle_s * 0.3
-
-    @property
-    def alone_least_s(self) -> float:
-        """The quiet at a cycle's end, also if the cycle takes longer than planned."""
-        return self.cycle_s * 0.15
-
-    @property
-    def stale_keys(self) -> int:
-        """The keys that arrive in a cycle, without the live ones'."""
-        return self.coordinators * demo.KEYS_PER_COORDINATOR
-
-    @property
-    def foreground_keys(self) -> int:
-        """Those of all clients."""
-        return self.clients * KEYS
 
 
 @dataclass(frozen=True)

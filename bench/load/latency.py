@@ -1,45 +1,15 @@
-"""Percentiles of latencies, and whether they keep to the targets. Pure."""
+"""Percentiles of latencies. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bench.load.phases import Operation
 
-RATIO_LIMIT = 3.0
-"""The foreground's p99 during a sweep may be so many times its p99 alone."""
-
-SLOWEST_LIMIT_MS = 5.0
-"""No command of ours should hold the server longer."""
-
 CURVE = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0)
 """The shares for which a plot has points."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A figure against its limit; None where there is nothing to judge."""
-
-    limit: float
-    figure: float | None
-
-    @property
-    def passed(self) -> bool:
-        """What was not measured has not passed."""
-        return self.figure is not None and self.figure <= self.limit
-
-    def words(self, unit: str) -> str:
-        """Pass, or the distance to it."""
-        if self.figure is None:
-            return "not measured"
-        told = f"{self.figure:.2f}{unit}, limit {self.limit:g}{unit}"
-        if self.passed:
-            return f"{told}: pass"
-        over = f"{self.figure - self.limit:.2f}{unit}"
-        return f"{told}: MISSED by {over} ({self.figure / self.limit:.1f} times the limit)"
 
 
 def nearest_rank(ordered: Sequence[int], share: float) -> int:

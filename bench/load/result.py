@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from bench.load.clients import Work
-from bench.load.cycles import Cycle, Plan
-from bench.load.latency import RATIO_LIMIT, SLOWEST_LIMIT_MS, Target, ratio, summary
+from bench.load.cycles import Cycle
+from bench.load.latency import summary
 from bench.load.phases import Operation, Phase, State, by_phase, by_state, state_at
+from bench.load.plan import Plan
 from bench.load.sampler import Sample, series
 from bench.slowlog import Slowest
 
@@ -21,24 +22,17 @@ def result(
     work: Work,
     samples: Sequence[Sample],
 ) -> dict[str, Any]:
-    """The content of `--json`, without the machine.
-
-    `foreground`, `slowest_command` and `target` keep their shape: others read them.
-    """
+    """What the file has of it, without the server's name."""
     origin_s = phases[0].begin_s
     found = by_phase(work.operations, phases)
     foreground = _foreground(by_state(found, phases), phases, samples, plan.sample_s)
     slowest = slowest_of(cycles, State.SWEEP)
-    sweep_ratio = ratio(foreground[State.SWEEP]["p99_ms"], foreground[State.ALONE]["p99_ms"])
     return {
-        "schema_version": 1,
         "plan": {**asdict(plan), "pipes": sum(c.state is State.PIPE for c in cycles)},
         "good": all(cycle.good for cycle in cycles),
         "foreground": {str(state): figures for state, figures in foreground.items()},
         "foreground_cpu_share": work.cpu_s / (phases[-1].end_s - origin_s),
         "slowest_command": asdict(slowest) if slowest else {"name": None, "ms": None},
-        "target": _target(Target(RATIO_LIMIT, sweep_ratio), "ratio"),
-        "slowest_target": _target(Target(SLOWEST_LIMIT_MS, slowest.ms if slowest else None), "ms"),
         "slowest_commands": _all_slowest(cycles),
         "cycles": [
             {**cycle.to_json(), "foreground": summary(_cleaned(found, phases, cycle))}
@@ -54,6 +48,20 @@ def result(
             for phase in phases
         ],
         "series": series(samples, origin_s),
+    }
+
+
+def foreground_p99(found: Mapping[str, Any]) -> dict[str, float | None] | None:
+    """The p99 that a target reads, in ms; None if there is none alone or during a sweep."""
+    p99 = {state: figures["p99_ms"] for state, figures in found["foreground"].items()}
+    if p99[State.ALONE] is None or p99[State.SWEEP] is None:
+        return None
+    return {
+        "p99_without_ms": p99[State.ALONE],
+        "p99_during_ms": p99[State.SWEEP],
+        "p99_pipe_ms": p99[State.PIPE],
+        "p99_burner_ms": p99[State.BURNER],
+        "p99_burners_ms": p99[State.BURNERS],
     }
 
 
@@ -102,10 +110,6 @@ def _all_slowest(cycles: Sequence[Cycle]) -> dict[str, dict[str, float]]:
         who: {one.name: one.ms for one in sorted(log, key=lambda one: one.ms)}
         for who, log in logs.items()
     }
-
-
-def _target(target: Target, name: str) -> dict[str, Any]:
-    return {"limit": target.limit, name: target.figure, "pass": target.passed}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.columns import aligned
-from bench.load.latency import Target, ratio
+from bench.load.latency import ratio
 from bench.load.phases import TITLES, State
 
 STATE_COLUMNS = (
@@ -48,7 +48,17 @@ have arrived; after: when they are swept; frag: mem_fragmentation_ratio."""
 
 def tables(result: dict[str, Any]) -> str:
     """All that is printed."""
-    return "\n".join([_states(result), "", _cycles(result), "", LEGEND, "", *_verdicts(result)])
+    parts = (_heading(result), _states(result), _cycles(result), LEGEND, _findings(result))
+    return "\n\n".join(parts) + "\n"
+
+
+def _heading(result: dict[str, Any]) -> str:
+    plan = result["plan"]
+    return (
+        f"== load test: {plan['cycles']} sweeps of {plan['coordinators']:,} dead coordinators, one "
+        f"in {plan['cycle_s']:g} s;\n   foreground: {plan['clients']} clients, {plan['rate']:g} "
+        f"op/s together, on {result['product']}"
+    )
 
 
 def _states(result: dict[str, Any]) -> str:
@@ -100,28 +110,25 @@ def _memory(memory: dict[str, Any]) -> tuple[str, str, str]:
     )
 
 
-def _verdicts(result: dict[str, Any]) -> list[str]:
-    target, slowest = result["target"], result["slowest_target"]
+def _findings(result: dict[str, Any]) -> str:
     foreground = result["foreground"]
-    name = result["slowest_command"]["name"] or "nothing logged"
     busy = ratio(foreground[State.SWEEP]["p99_ms"], foreground[State.BURNERS]["p99_ms"])
     cycles = result["cycles"]
     bad = sum(not cycle["good"] for cycle in cycles)
     kept = f"BAD in {bad} of {len(cycles)} cycles" if bad else f"good after {len(cycles)} cycles"
-    return [
-        f"what is left on the server: {kept}",
-        "foreground p99, sweep ÷ alone: " + Target(target["limit"], target["ratio"]).words(" ×"),
-        f"  sweep ÷ burners, the same load on the machine without a sweep: {_number(busy, 2)} ×",
-        f"our longest command ({name}): " + Target(slowest["limit"], slowest["ms"]).words(" ms"),
-        *(
-            f"  {who}: " + (", ".join(f"{n} {ms:.2f} ms" for n, ms in _slowest_first(log)) or "–")
-            for who, log in result["slowest_commands"].items()
-        ),
-    ]
+    return "\n".join(
+        [
+            f"what is left on the server: {kept}",
+            f"foreground p99, sweep ÷ burners: {_number(busy, 2)}",
+            "longest commands, ms:",
+            *(f"  {who}: {_log(log)}" for who, log in result["slowest_commands"].items()),
+        ]
+    )
 
 
-def _slowest_first(log: dict[str, float]) -> list[tuple[str, float]]:
-    return sorted(log.items(), key=lambda item: -item[1])
+def _log(longest_ms: dict[str, float]) -> str:
+    slowest_first = sorted(longest_ms.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {ms:.2f}" for name, ms in slowest_first) or "–"
 
 
 def _ms(value: float | None) -> str:
