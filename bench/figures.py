@@ -53,6 +53,15 @@ def grid(axes: Any) -> None:
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
 
 
+def few_numbers(axis: Any) -> None:
+    """1, 2, 5, 10, 20 on a logarithmic axis that has few decades."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    plain_numbers(axis)
+
+
 def plain_numbers(axis: Any) -> None:
     """0.01 and 1000 rather than powers of ten."""
     axis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -65,10 +65,10 @@ class Session:
         for name, steps in groupby(self.suite.steps, key=lambda step: step.server):
             if name not in missing:
                 self._use(name, steps)
+        if self._titles:
+            print("\n" + tables.legend([*self._titles.values()]), flush=True)
         if load and load.server not in missing:
             self._test_load(load)
-        if self._titles:
-            print("\n" + tables.legend([*self._titles.values()]))
         for note in self.notes:
             print(f"note: {note}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from textwrap import wrap
 from typing import Any
 
 from bench.record import CaseRecord, Foreground, Record, Spread, ratio
@@ -35,6 +36,9 @@ HAYSTACK_MOST = 1.3
 COMMAND_MOST_MS = 5.0
 
 FOREGROUND_MOST = 3.0
+
+WIDTH = 100
+"""Of the text, in columns."""
 
 
 @dataclass(frozen=True)
@@ -276,8 +280,19 @@ def text(verdicts: Sequence[Verdict]) -> str:
     for verdict in verdicts:
         lines.append(f"{verdict.number} {verdict.title}: {verdict.in_words}")
         if verdict.status != UNMEASURED:
-            lines += [f"    {_line(part)}" for part in verdict.parts]
+            lines += [line for part in verdict.parts for line in _wrapped(_line(part))]
     return "\n".join(lines) + "\n"
+
+
+def _wrapped(line: str) -> list[str]:
+    return wrap(
+        line,
+        WIDTH,
+        initial_indent=" " * 4,
+        subsequent_indent=" " * 8,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _line(part: Part) -> str:

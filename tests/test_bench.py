@@ -161,6 +161,21 @@ def test_the_default_suite_measures_every_target() -> None:
     }
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_the_default_suite_compares_on_both_servers(name: str) -> None:
+    steps = {
+        step.case.coordinators: step
+        for step in suites.default(BOTH).steps
+        if step.server == name and step.case in (Case(10_000), Case(100_000))
+    }
+    ours_and_pipes = {"floor", "ours-1", "ours-2", "ours-4", "pipe", "pipe-count"}
+    assert {*steps[100_000].rows} == ours_and_pipes | {"redis-py-pipelined"}
+    assert steps[100_000].rounds == 5
+    once = {"lua", "shell", "shell-10"}
+    assert {*steps[10_000].rows} == {*steps[100_000].rows} | {"redis-py"} | once
+    assert steps[10_000].once == once
+
+
 def test_the_whole_matrix_is_whole() -> None:
     cases = {step.case for step in suites.full(BOTH).steps}
     assert len(cases) == 5 * 3 * 3

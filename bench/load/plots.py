@@ -75,7 +75,7 @@ def _latency(result: Mapping[str, Any]) -> Any:
     )
     axes.set_xticks([_odds(percent / 100) for percent in PERCENTS], [f"{p} %" for p in PERCENTS])
     axes.set_xticks([], minor=True)
-    figures.plain_numbers(axes.yaxis)
+    figures.few_numbers(axes.yaxis)
     figures.grid(axes)
     axes.legend(title="state (operations)", frameon=False, fontsize=8)
     return figure
