@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import figures, options, plots, record, servers, suites, targets
+from bench import cli, figures, plots, record, servers, suites, targets
 from bench.case import Case
+from bench.cli import EXIT_BAD, EXIT_GOOD, EXIT_USAGE, say
 from bench.measure import ROOT
-from bench.options import EXIT_BAD, EXIT_GOOD, EXIT_USAGE, say
 from bench.rows import Row, rows, select
 from bench.session import Session
 from bench.suites import Suite
@@ -34,15 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] and words[0] in _COMMANDS:
         return _from_file(words)
     arguments = _parser().parse_args(words)
-    # So that SIGTERM ends the server too.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        return _run(arguments)
-    except FileNotFoundError as error:
-        say(f"bench: {error}")
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    return cli.supervised("bench", lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -142,28 +133,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = ", ".join(row.name for row in rows())
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--quick", action="store_true", help="up to 10,000, one round: a minute")
+    which.add_argument("--quick", action="store_true", help="up to 10,000, once: a minute")
     which.add_argument("--full", action="store_true", help="the whole matrix, once: hours")
     cases = parser.add_argument_group("cases of your own")
-    cases.add_argument("--sizes", type=options.sizes, metavar="N,N", help="coordinators")
-    cases.add_argument("--live-share", type=options.share, metavar="X", help="0 to 1")
-    cases.add_argument("--unrelated", type=options.count, metavar="N", help="other keys")
+    cases.add_argument("--sizes", type=cli.sizes, metavar="N,N", help="coordinators")
+    cases.add_argument("--live-share", type=cli.share, metavar="X", help="0 to 1")
+    cases.add_argument("--unrelated", type=cli.count, metavar="N", help="other keys")
     cases.add_argument(
         "--slow", action="store_true", help="rows that take minutes too, once at such sizes"
     )
     how = parser.add_argument_group("how")
     how.add_argument("--rows", type=_rows, metavar="ROW,ROW", help=f"of: {names} (or a prefix)")
-    how.add_argument(
-        "--rounds", type=options.positive, metavar="N", help="default: 3, or the suite's"
-    )
+    how.add_argument("--rounds", type=cli.positive, metavar="N", help="default: 3, or the suite's")
     how.add_argument("--no-load", action="store_true", help="a suite without the load test")
     how.add_argument("--server", choices=servers.NAMES, help=f"default: {servers.DEFAULT}")
     how.add_argument(
-        "--sample-s", type=options.amount, metavar="S", help="for a sampled row; default: 5"
+        "--sample-s", type=cli.amount, metavar="S", help="for a sampled row; default: 5"
     )
     how.add_argument(
         "--timeout",
-        type=options.amount,
+        type=cli.amount,
         default=900.0,
         metavar="S",
         help="for one command; default: 900",

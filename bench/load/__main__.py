@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench import figures, options, plots, servers, targets
+from bench import cli, figures, plots, servers, targets
+from bench.cli import EXIT_BAD, EXIT_GOOD, say
 from bench.load.plan import QUICK, Plan
-from bench.options import EXIT_BAD, EXIT_GOOD, EXIT_USAGE, say
 from bench.session import Session
 from bench.suites import Load, Suite
 
@@ -21,7 +20,8 @@ N = TypeVar("N", int, float)
 
 class _Quick(argparse.Action):
     def __call__(self, _: Any, namespace: argparse.Namespace, *__: Any) -> None:
-        vars(namespace).update(asdict(QUICK))
+        namespace.coordinators = QUICK.coordinators
+        namespace.cycles, namespace.cycle_s = QUICK.cycles, QUICK.cycle_s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,15 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Missed targets are said, and change nothing: how fast a machine is can't be an error.
     """
     arguments = _parser().parse_args(argv)
-    # So that SIGTERM ends all processes too.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        return _run(arguments)
-    except FileNotFoundError as error:
-        say(f"bench.load: {error}")
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    return cli.supervised("bench.load", lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -70,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{text}; default: {default:,g}"
         parser.add_argument(flag, type=kind, default=default, metavar="N", help=text)
 
-    amount, positive = options.amount, options.positive
+    amount, positive = cli.amount, cli.positive
     number("--coordinators", positive, plan.coordinators, "that die in each cycle")
     number("--cycles", positive, plan.cycles, "with a sweep; for each fifth one more with the pipe")
     number("--cycle-s", amount, plan.cycle_s, "a cycle's length, unless it takes longer")
@@ -80,14 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     number("--timeout-s", amount, plan.timeout_s, "seconds for any one process")
     parser.add_argument(
         "--workers",
-        type=options.workers,
+        type=cli.workers,
         default=plan.workers,
         metavar="N",
         help="of cleanup-job run; default: auto",
     )
     parser.add_argument(
         "--nice",
-        type=options.niceness,
+        type=cli.niceness,
         default=plan.nice,
         metavar="N",
         help="0 to 19: all that write, sweep, pipe and burn yield to the server; default: 0",

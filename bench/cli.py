@@ -1,13 +1,28 @@
-"""Values of options, and what a command says beside its tables."""
+"""What the bench's commands share: values of options, exit codes, how a signal ends them."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from collections.abc import Callable
 
 EXIT_GOOD = 0
 EXIT_BAD = 1
 EXIT_USAGE = 2
+
+
+def supervised(name: str, work: Callable[[], int]) -> int:
+    """Its exit code; 2 if something that it needs is not installed."""
+    # So that SIGTERM ends all of its processes too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        return work()
+    except FileNotFoundError as error:
+        say(f"{name}: {error}")
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def count(text: str) -> int:
