@@ -103,6 +103,13 @@ def fingerprint(value: bytes) -> bytes:
     return b"#%b:%d" % (digest.encode(), len(value))
 
 
+def fingerprints(values: Sequence[bytes]) -> list[bytes]:
+    """Those of many values; most are short."""
+    if max(map(len, values), default=0) <= LONG:
+        return [*values]
+    return [*map(fingerprint, values)]
+
+
 def is_as_judged(value: bytes, print_: bytes) -> bool:
     """True if the value is the one that the fingerprint was made of."""
     return fingerprint(value) == print_ and value[:1] != b"#"
@@ -121,20 +128,25 @@ def ages_ms(values: Sequence[bytes | None], now_ms: int, rule: Rule) -> list[int
         beats = [decode(value) for value in values]  # type: ignore[arg-type]
     except (TypeError, ValueError, RecursionError):  # one is missing, or no such object
         return None
-    times: list[int | None] = [None] * len(values)
+    latest: list[int | None] = []
     for name in (f"f{i}" for i in fields):
-        column = list(map(attrgetter(name), beats))
+        column = [*map(attrgetter(name), beats)]
         known = [time for time in column if time is not None]
         if known and min(known) * rule.unit_ms < EARLIEST_MS:
             return None
-        times = [
-            new if time is None else time if new is None else max(time, new)
-            for time, new in zip(times, column, strict=True)
-        ]
-    if None in times:
+        if known:  # else nobody writes this field
+            latest = [*map(_later, latest, column)] if latest else column
+    times = [time for time in latest if time is not None]
+    if len(times) < len(values):
         return None
-    ages = [now_ms - time * rule.unit_ms for time in times]  # type: ignore[operator]
+    ages = [now_ms - time * rule.unit_ms for time in times]
     return None if not ages or min(ages) < 0 else ages
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return max(one, other)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from cleanup_job import acl
 from cleanup_job import wire as wires
 from cleanup_job.cursors import Lane, Order, cursor_at, place_of
 from cleanup_job.errors import CleanupJobError, CursorOrderError, ServerUnavailableError
-from cleanup_job.judge import ages_ms, fingerprint, judge_heartbeat
+from cleanup_job.judge import ages_ms, fingerprint, fingerprints, judge_heartbeat
 from cleanup_job.keyspace import covering_glob, slot_of
 from cleanup_job.model import (
     Broken,
@@ -323,7 +323,7 @@ class _Walk:
         is_stale = [age_ms > most_ms for age_ms in ages]
         self.live += [name for name, stale in zip(ids, is_stale, strict=True) if not stale]
         self.stale += compress(ids, is_stale)
-        self.stale_prints += map(fingerprint, compress(values, is_stale))  # type: ignore[arg-type]
+        self.stale_prints += fingerprints([*compress(values, is_stale)])  # type: ignore[list-item]
         self.stale_ages_ms += compress(ages, is_stale)
 
     def _judge(self, coordinator_id: bytes, value: bytes | None, now_ms: int) -> None:
