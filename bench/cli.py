@@ -16,6 +16,8 @@ def supervised(name: str, work: Callable[[], int]) -> int:
     """Its exit code; 2 if something that it needs is not installed."""
     # So that SIGTERM ends all of its processes too.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # A shell's background job inherits that SIGINT is ignored, and Python leaves that as it is.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return work()
     except FileNotFoundError as error:

@@ -249,8 +249,15 @@ class Router:
             # Each try may take seconds, and many commands may be on their way there.
             raise self._unreachable[endpoint]
         try:
-            wire = self._wires[endpoint] = wires.borrow(endpoint)
+            wire = wires.borrow(endpoint)
             wire.measure_latency()
+            if wire.is_lost:
+                # Not a `WireLostError`: that is for what was sent, and may have been done.
+                raise ServerUnavailableError(
+                    f"lost the connection to {endpoint.address} as soon as it was made",
+                    "connection_lost",
+                )
+            self._wires[endpoint] = wire
         except ServerUnavailableError as error:
             self._unreachable[endpoint] = error
             raise
