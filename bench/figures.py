@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-MISSING = "plots need matplotlib: pip install --group bench"
+MISSING = "plots need matplotlib: pip install --group test"
 
 OURS = "#d55e00"
 PIPE = "#009e73"
