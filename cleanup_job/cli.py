@@ -302,9 +302,10 @@ def _run(arguments: argparse.Namespace) -> int:
             "cleanup-job: warning: a password in --url can be seen in the process list; "
             "use REDIS_PASSWORD or REDIS_URL"
         )
-    for option, path in (("--json", arguments.json), ("--profile", arguments.profile)):
-        if path and path != "-":
-            _require_writable(Path(path), option)
+    if arguments.json and arguments.json != "-":
+        _require_writable(Path(arguments.json))
+    if arguments.profile:
+        _require_file(Path(arguments.profile))
     stop = _StopSignals()
     with stop:
         report = _sweep(config, arguments.dry_run, arguments.show, stop, arguments.profile)
@@ -341,9 +342,6 @@ def _sweep(
     from cleanup_job.job import run
     from cleanup_job.progress import Bars
 
-    # A run leaves no cycles that are worth a collection, which looks at every entry of every list:
-    # 28 ms in the middle of a purge of 100,000 coordinators.
-    gc.disable()
     sweep = functools.partial(
         run,
         config,
@@ -352,7 +350,13 @@ def _sweep(
         observer=Bars(lambda: bool(stop.received)),
         profile=profile,
     )
-    return _profiled(sweep, profile) if profile else sweep()
+    # A run leaves no cycles that are worth a collection, which looks at every entry of every list:
+    # 28 ms in the middle of a purge of 100,000 coordinators.
+    gc.disable()
+    try:
+        return _profiled(sweep, profile) if profile else sweep()
+    finally:
+        gc.enable()
 
 
 def _profiled(sweep: Callable[[], Report], path: str) -> Report:
@@ -362,7 +366,10 @@ def _profiled(sweep: Callable[[], Report], path: str) -> Report:
     try:
         return profiler.runcall(sweep)
     finally:
-        profiler.dump_stats(path)
+        try:
+            profiler.dump_stats(path)
+        except OSError as error:
+            _say(f"cleanup-job: warning: --profile: {path} can't be written ({error.strerror})")
 
 
 def _publish(report: Report, json_path: str | None) -> None:
@@ -497,11 +504,22 @@ def _password_in(url: str) -> bool:
     return parse_url(url).endpoint.password is not None
 
 
-def _require_writable(path: Path, option: str) -> None:
-    """Find out before the run that its file can't be written, not after it."""
+def _require_writable(path: Path) -> None:
+    """Find out before the run that its report can't be written, not after it."""
     special = path.exists() and not path.is_file()
     if path.is_dir() or not os.access(path if special else path.resolve().parent, os.W_OK):
-        raise ConfigError(f"{option}: {path} can't be written; name a file in a folder that can be")
+        raise ConfigError(f"--json: {path} can't be written; name a file in a folder that can be")
+
+
+def _require_file(path: Path) -> None:
+    """The same for a profile, which is written in place, with others beside it."""
+    there = path.exists()
+    if str(path) == "-" or (there and not path.is_file()):
+        raise ConfigError(f"--profile: {path} is no file; name one, such as sweep.prof")
+    if not os.access(path.resolve().parent, os.W_OK) or (there and not os.access(path, os.W_OK)):
+        raise ConfigError(
+            f"--profile: {path} can't be written; name a file in a folder that can be"
+        )
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ plan, delete by plan, report. Stages do not know each other; frozen values pass 
 from __future__ import annotations
 
 import heapq
+import resource
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -212,6 +213,7 @@ class _Clock:
         self.cpu_s: dict[str, float] = {}
         self._started = perf_counter()
         self._cpu_before_s = process_time()
+        self._whole_cpu_before_s = _whole_cpu_s()
 
     @contextmanager
     def phase(self, name: str, keys: int) -> Iterator[None]:
@@ -229,9 +231,19 @@ class _Clock:
         return round(perf_counter() - self._started, 4)
 
     @property
+    def whole_cpu_s(self) -> float:
+        """Of this process and of all that it has waited for: its workers, when they are gone."""
+        return round(_whole_cpu_s() - self._whole_cpu_before_s, 4)
+
+    @property
     def client_cpu_s(self) -> float:
         of_workers = self.pool.cpu_s if self.pool else 0.0
         return process_time() - self._cpu_before_s + of_workers
+
+
+def _whole_cpu_s() -> float:
+    waited_for = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return process_time() + waited_for.ru_utime + waited_for.ru_stime
 
 
 @dataclass(frozen=True)
@@ -258,7 +270,11 @@ class _Seen:
         }
 
 
-def _cpu_s_between(before: Iterable[Server], after: Iterable[Server]) -> float:
+def _cpu_s_between(before: Sequence[Server], after: Sequence[Server]) -> float | None:
+    """None if one of the servers is not there any more, or if nobody looked again."""
+    known = {server.run_id for server in after}
+    if before is after or any(server.run_id not in known for server in before):
+        return None
     return reports.sum_up(reports.nodes_of(before, after)).cpu_s
 
 
@@ -648,7 +664,7 @@ def _report(
         commands=reports.summarize_timings(merge_timings(timings.values())),
         costs=_costs(clock, seen, timings),
         server=reports.sum_up(nodes),
-        client=reports.ClientUse(round(clock.client_cpu_s, 4)),
+        client=reports.ClientUse(clock.whole_cpu_s),
         nodes=nodes,
         workers=clock.pool.workers if clock.pool else 1,
         partitions=reports.walks(surveyed.findings),

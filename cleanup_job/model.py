@@ -384,8 +384,10 @@ class Batch(msgspec.Struct, frozen=True):
     def pieces(self, most_keys: int) -> Iterator[Batch]:
         """The batch in pieces of so many keys where its keys do not depend on each other.
 
-        They do where a heartbeat goes with them, and where an orphan is to keep all or none.
+        They do where a heartbeat goes with them, and where an orphan is to keep all or none. A
+        piece has no fewer keys than guards, all of which are read for each piece.
         """
+        most_keys = max(most_keys, len(self.guard_ids))
         if self.own_heartbeats or self.is_of_orphans or self.size <= most_keys:
             yield self
             return
@@ -463,7 +465,7 @@ class Lot(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """How many keys the lot plans to delete, heartbeats that wait for another wave too."""
+        """How many keys it has, and heartbeats, even if those go in another wave."""
         return len(self.ids) + sum(len(family.owners) for family in self.owned)
 
     def batches(self, most_keys: Callable[[int | None], int]) -> Iterator[Batch]:

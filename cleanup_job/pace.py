@@ -4,9 +4,9 @@ A command's size, SCAN's COUNT or the keys of a script call, follows the time th
 took towards `max_block_ms`: so a server that is slow, or busy with others, gets smaller commands
 by itself, and everybody else waits no longer for ours.
 
-The time is seen from here: from when the server was done with the last command to its reply, with
-whatever the network and this process added. So it is too long rather than too short, and errs
-towards smaller commands.
+The time is seen from here (see `Wire.receive`): from the last reply to this one, less the
+connection's latency. Only replies that had to be waited for count. One that was there already says
+nothing of the server, since this process was busy; and then it is the server that waits.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ class Pace:
         self.size = most
         self._key_ms: float | None = None
 
-    def took(self, keys: int, seconds: float) -> None:
-        """A command of so many keys took so long."""
+    def took(self, keys: int, seconds: float | None) -> None:
+        """A command of so many keys took the server so long, if anybody can tell."""
+        if seconds is None:
+            return
         key_ms = seconds * 1000 / max(1, keys)
         if self._key_ms is None:
             self._key_ms = key_ms

@@ -104,8 +104,8 @@ class Plan:
     """What will be deleted, in this order.
 
     Attributes:
-        lot: coordinators whose heartbeats go with their keys. In a cluster also the keys of those
-            that lie in several slots.
+        lot: coordinators whose heartbeats go with their keys; and the keys of those whose
+            heartbeats wait, since they lie in several slots, or since not all was covered.
         batches: keys of coordinators that are spread, and of orphans.
         last: the heartbeats that wait until all of that is through.
         counts: keys by family.
@@ -141,7 +141,8 @@ def make_plan(
     `covered` may hold keys of any coordinator, so that all heartbeats wait for the last wave.
     """
     # A batch of few enough keys may still be too long to send.
-    is_long = verdicts.longest * KEYS_PER_BATCH > BYTES_PER_BATCH
+    # For each of its keys it has a name, or a name and a heartbeat.
+    is_long = 2 * verdicts.longest * KEYS_PER_BATCH > BYTES_PER_BATCH
     spread = _spread_places(verdicts, is_long)
     slots = _slots(verdicts, schema, clustered=clustered, covered=covered)
     waiting = spread if not slots else {*spread, *_places_of(None, slots)}
@@ -213,9 +214,9 @@ def _may_be_large(verdicts: Verdicts, is_long: bool) -> Iterable[int]:
     Such a one has more than its share in some family. These stand in a row, so that two that are
     half a share apart are both its own.
     """
-    if is_long:
+    if is_long or 2 * len(verdicts.owned) > KEYS_PER_BATCH:
         return range(len(verdicts.stale.ids))
-    step = max(1, KEYS_PER_BATCH // len(verdicts.owned) // 2) if verdicts.owned else 1
+    step = KEYS_PER_BATCH // max(1, len(verdicts.owned)) // 2
     return {
         owner
         for owned in verdicts.owned
@@ -283,9 +284,12 @@ def _lot(
 
 def _renumbered(owned: Owned, new_places: Mapping[int, int], ids: Sequence[bytes]) -> Owned:
     """The keys of those that have a new place, in the new order."""
+    if not owned.keys:
+        owners = sorted(new_places[place] for place in owned.owners if place in new_places)
+        return Owned(owners, prefix=owned.prefix)
     rows = [(new_places[place], key) for key, place in owned.pairs(ids) if place in new_places]
     rows.sort(key=itemgetter(0))
-    return Owned([place for place, _ in rows], [key for _, key in rows], owned.prefix)
+    return Owned([place for place, _ in rows], [key for _, key in rows])
 
 
 def _turn(slot: int | None) -> int:

@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -101,7 +102,8 @@ class Processes:
         self.workers = workers
         self._profile = profile
         self.cpu_s = 0.0
-        self._start(_start_method())
+        # A profiler that the job runs would come along with a fork.
+        self._start("spawn" if profile else _start_method())
 
     def _start(self, method: str) -> None:
         self._broken = False
@@ -203,11 +205,11 @@ class _WorkerPulse:
         self._shared = shared
         self._parent_pid = parent_pid
         # Processes of a context are numbered on, so those of one pool differ in this.
-        number = int(multiprocessing.current_process().name.rpartition("-")[2])
-        self.place = number % len(shared.done)
+        self.number = int(multiprocessing.current_process().name.rpartition("-")[2])
+        self._place = self.number % len(shared.done)
 
     def advance(self, keys: int) -> None:
-        self._shared.done[self.place] += keys
+        self._shared.done[self._place] += keys
 
     def stopping(self) -> bool:
         return bool(self._shared.stop.value) or os.getppid() != self._parent_pid
@@ -216,6 +218,8 @@ class _WorkerPulse:
 _pulse: _WorkerPulse | None = None
 
 _profiler: _Profiler | None = None
+
+_cpu_told_s = 0.0
 
 
 class _Profiler:
@@ -231,14 +235,15 @@ class _Profiler:
         try:
             return self._profile.runcall(stage, task, pulse)
         finally:
-            self._profile.dump_stats(self._path)
+            with contextlib.suppress(OSError):  # a full disk costs the profile, and nothing else
+                self._profile.dump_stats(self._path)
 
 
 def _start_worker(shared: _Shared, parent_pid: int, profile: str | None) -> None:
     global _pulse, _profiler
     _pulse = _WorkerPulse(shared, parent_pid)
     if profile is not None:
-        _profiler = _Profiler(f"{profile}.worker-{_pulse.place + 1}")
+        _profiler = _Profiler(f"{profile}.worker-{_pulse.number}")
     # A terminal's Ctrl-C and a service's SIGTERM reach the whole group. The job decides what
     # they mean, and tells through the stop flag.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -254,11 +259,15 @@ def _end_with_parent(parent_pid: int) -> None:
 
 
 def _run(stage: Stage, task: Any) -> tuple[Any, float]:
-    """The result, and the CPU in seconds that it took."""
+    """The result, and the CPU in seconds since the last one was handed over.
+
+    So the packing of each is counted with the next.
+    """
+    global _cpu_told_s
     assert _pulse is not None, "tasks run in workers that _start_worker prepared"
-    began = time.process_time()
     result = _profiler.run(stage, task, _pulse) if _profiler else stage(task, _pulse)
-    return result, time.process_time() - began
+    before_s, _cpu_told_s = _cpu_told_s, time.process_time()
+    return result, _cpu_told_s - before_s
 
 
 def _start_method() -> str:

@@ -432,7 +432,9 @@ class _Purge:
         elif isinstance(reply, Exception):
             self._take_error(attempt, "EVALSHA", reply)
         elif reply[0] == _DELETED:
-            self.pace.took(attempt.batch.size, self.router.last_s)
+            # Heartbeats that are only watched are read too.
+            watched = len(attempt.batch.guard_ids) - attempt.batch.own_heartbeats
+            self.pace.took(attempt.batch.size + watched, self.router.last_s)
             self._settle(attempt, reply[1:])
         elif reply[0] == _DIFFERENT:
             attempt.one_by_one = True

@@ -104,7 +104,11 @@ class CommandTimes(msgspec.Struct, frozen=True):
 
 
 class PhaseCost(msgspec.Struct, frozen=True):
-    """What a phase cost. `server_cpu_s` is None where it is counted with the next phase."""
+    """What a phase cost.
+
+    `server_cpu_s` is None where it is not known, since a server was gone or the phase did not come
+    to its end; and for the judge, whose few questions are counted with the purge.
+    """
 
     wall_s: float
     client_cpu_s: float

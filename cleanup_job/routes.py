@@ -86,7 +86,7 @@ class Router:
         self._waiting: list[_Call] = []
         self._try_again_at = 0.0
         self._timings: list[Timings] = []
-        self.last_s = 0.0
+        self.last_s: float | None = None
 
     @property
     def in_flight(self) -> int:

@@ -243,7 +243,8 @@ class _Walk:
     def _read_heartbeats(self) -> None:
         """Ask for the values of heartbeats found, and for the time right behind them."""
         count = self._per_read
-        ids, self.unread = self.unread[:count], self.unread[count:]
+        ids = self.unread[-count:]
+        del self.unread[-count:]
         if self.task.clustered:
             self._read_one_by_one(ids)
         elif ids:

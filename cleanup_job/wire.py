@@ -58,7 +58,8 @@ class Wire:
 
     Attributes:
         latency_s: the least that a reply takes, if `measure_latency` was called.
-        last_s: how long the last reply took beyond that.
+        last_s: how long the server took for the last reply, beyond that; None if nobody can tell,
+            since the reply was there before we had time for it.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -72,7 +73,7 @@ class Wire:
         self.timings: Timings = {}
         self._in_flight: deque[tuple[str, float, Handler]] = deque()
         self._last_reply_at = 0.0
-        self.last_s = 0.0
+        self.last_s: float | None = None
         self.latency_s = 0.0
         self.is_lost = False
         self._connection = _connect(endpoint)
@@ -118,6 +119,7 @@ class Wire:
 
     def receive(self) -> None:
         """Wait for the next reply and hand it to its `then`."""
+        waiting_since = perf_counter()
         try:
             reply = self._connection.read_response(disable_decoding=True)
         except redis.exceptions.BusyLoadingError as error:
@@ -134,7 +136,9 @@ class Wire:
         # one before, so its own time is counted from there.
         took_s = now - max(sent_at, self._last_reply_at)
         self.timings.setdefault(command, []).append(took_s)
-        self.last_s = max(0.0, took_s - self.latency_s)
+        # If most of that time went to something else, such as other servers, it tells nothing.
+        has_waited = now - waiting_since >= took_s / 2
+        self.last_s = max(0.0, took_s - self.latency_s) if has_waited else None
         self._last_reply_at = now
         then(reply)
 

@@ -345,6 +345,34 @@ class TestRun:
         done = call("run", "--url", server.url, "--profile", str(tmp_path / "no" / "p"))
         assert (done.returncode, client.dbsize()) == (2, 6)
         assert "--profile" in done.stderr
+        for path in ("-", "/dev/null", str(tmp_path)):
+            done = call("run", "--url", server.url, "--profile", path)
+            assert (done.returncode, client.dbsize()) == (2, 6)
+            assert f"--profile: {path} is no file" in done.stderr
+
+    def test_a_profile_that_finds_no_room_costs_nothing_else(
+        self, server: ServerProcess, client: redis.Redis, tmp_path: Path
+    ) -> None:
+        write_many(client, 1_000)
+        path = tmp_path / "p"
+        # No file of this process may be longer than that; the signal that says so is ignored.
+        script = 'trap "" XFSZ; ulimit -f 0; exec "$@"'
+        words = ("run", "--url", server.url, "--profile", str(path))
+        done = shell(script, *words)
+        assert (done.returncode, client.dbsize()) == (0, 0)
+        assert "6,000 of 6,000 planned keys deleted" in done.stdout
+        assert f"--profile: {path} can't be written" in done.stderr
+
+    def test_nor_do_those_of_workers(
+        self, server: ServerProcess, client: redis.Redis, tmp_path: Path
+    ) -> None:
+        write_many(client, 1_000)
+        path = tmp_path / "p"
+        for number in range(1, 5):
+            path.with_name(f"p.worker-{number}").mkdir()
+        done = call("run", "--url", server.url, "--workers", "2", "--profile", str(path))
+        assert (done.returncode, client.dbsize()) == (0, 0)
+        assert path.is_file()
 
     def test_a_password_in_the_flag_is_warned_of_and_not_shown(
         self, server: ServerProcess, client: redis.Redis

@@ -63,6 +63,14 @@ def test_one_hiccup_does_not_last() -> None:
     assert settle(pace, key_ms=0.001, commands=30) == MOST
 
 
+def test_what_nobody_can_tell_changes_nothing() -> None:
+    pace = Pace(MOST, 2)
+    settle(pace, key_ms=0.02)
+    before = pace.size
+    pace.took(before, None)
+    assert pace.size == before
+
+
 @given(st.lists(st.tuples(st.integers(0, 5000), st.floats(0, 100)), max_size=50))
 def test_stays_within_bounds_whatever_it_is_told(took: list[tuple[int, float]]) -> None:
     pace = Pace(MOST, 2)

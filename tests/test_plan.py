@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cleanup_job.config import Config
 from cleanup_job.judge import MOST_NAMED, Stale, Verdicts, by_owner
-from cleanup_job.model import ABSENT, BYTES_PER_BATCH, KEYS_PER_BATCH, Batch, Lot, Owned
+from cleanup_job.keyspace import parse
+from cleanup_job.model import ABSENT, BYTES_PER_BATCH, KEYS_PER_BATCH, Batch, Lot, Owned, Schema
 from cleanup_job.plan import Plan, hold_back, make_plan
 
 SCHEMA = Config().schema()
@@ -337,6 +338,37 @@ class TestCutting:
         assert max(piece.size for piece in pieces) == 40
         assert sum(piece.size for piece in pieces) == 2_500
         assert {tuple(piece.guard_ids) for piece in pieces} == {(b"large",)}
+
+    def test_a_piece_has_no_fewer_keys_than_guards(self) -> None:
+        names = [b"%03d" % n for n in range(90)]
+        batch = Batch(names, 0, names, [[], [ack(name, 1) for name in names], [], []])
+        assert [piece.size for piece in batch.pieces(10)] == [90]
+
+    def test_names_of_exact_families_are_made_late_even_if_somebody_is_spread(self) -> None:
+        ids = [b"a", b"b", b"c"]
+        data = verdicts(dict.fromkeys(ids, 0), [(b"a", b"b")])
+        data.owned[FAMILIES.index("signal")] = Owned([0, 1, 2], prefix=b"blocking:signal:")
+        plan = make_plan(data, SCHEMA)
+        assert list(plan.lot.ids) == [b"b", b"c"]
+        signals = plan.lot.owned[FAMILIES.index("signal")]
+        assert (signals.owners, signals.keys) == ([0, 1], [])
+        assert {key for batch in batches_of(plan) for key in keys_of(batch)} >= {
+            b"blocking:signal:a",
+            b"blocking:signal:b",
+            b"blocking:signal:c",
+        }
+
+    def test_one_with_a_key_in_each_of_very_many_families_is_spread(self) -> None:
+        schema = Schema(
+            SCHEMA.heartbeat,
+            tuple((f"f{n}", parse(f"f{n}:{{id}}")) for n in range(KEYS_PER_BATCH + 1)),
+        )
+        data = Verdicts(
+            stale=Stale([b"a"], [b"v"], [1], {b"a": 0}),
+            owned=[Owned([0], prefix=pattern.prefix) for _, pattern in schema.owned],
+            orphans=[{} for _ in schema.owned],
+        )
+        assert list(make_plan(data, schema).last.ids) == [b"a"]
 
     def test_what_has_to_go_together_is_not_cut(self) -> None:
         with_heartbeat = Batch([b"a"], 1, [b"v"], [[ack(b"a", n) for n in range(9)], [], [], []])
