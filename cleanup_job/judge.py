@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import chain, compress, islice
@@ -28,7 +29,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cleanup_job.keyspace import Pattern, slot_of, widths_of
-from cleanup_job.model import Findings, Kind, Owned, Rule, Sample, Schema
+from cleanup_job.model import Findings, Kind, Owned, Rule, Sample, Schema, StaleRun
 
 T = TypeVar("T")
 
@@ -43,6 +44,16 @@ script has the same number."""
 MOST_NAMED = 200
 """A key that could name more ids than this is kept and reported: that many heartbeats would have
 to be looked at to delete it."""
+
+RANGE = 4096
+"""Coordinators that are decided together where there are many: with names and tables about a
+megabyte, as much as a processor's own cache holds."""
+
+MOST_RANGES = 64
+"""Each run is cut at each bound, which would be quadratic without a limit."""
+
+SAMPLES_PER_RANGE = 64
+"""Enough for ranges that differ little in size. Nothing depends on it but speed."""
 
 LATEST_MS = 2**62
 """Later times count as this one, so that no age leaves the range of 64 bits."""
@@ -229,40 +240,87 @@ def decide(
     alive = verdicts.live | verdicts.kept.keys()
     for coordinator_id in verdicts.live & verdicts.kept.keys():
         del verdicts.kept[coordinator_id]
-    verdicts.stale = _stale(findings, alive)
+    bounds = _bounds(findings)
+    verdicts.stale = _stale(findings, alive, bounds)
 
     alive.discard(b"")
     widths = widths_of(alive) | widths_of(verdicts.stale.ids)
     for family, (_, pattern) in enumerate(schema.owned):
-        found_keys = [*chain.from_iterable(found.owned[family] for found in findings)]
+        runs = [run for found in findings for run in found.owned[family]]
         may_go = None
         if uncovered:
             may_go = partial(_is_covered, pattern, verdicts, schema, uncovered)
         if pattern.is_exact:
-            _assign_exact(found_keys, pattern, alive, verdicts, may_go)
+            _assign_exact(runs, pattern, alive, verdicts, bounds, may_go)
+        elif pattern.only_ids([], widths) is not None:
+            _assign_single(runs, pattern, widths, alive, verdicts, bounds, may_go)
         else:
-            _assign(found_keys, pattern, widths, alive, verdicts, may_go)
+            _assign(runs, pattern, widths, alive, verdicts, may_go)
     verdicts.matched.append(verdicts.checked)
     return verdicts
 
 
-def _stale(findings: Sequence[Findings], alive: set[bytes]) -> Stale:
+def _bounds(findings: Sequence[Findings]) -> list[bytes]:
+    """Ids that cut all of them into ranges of about the same size, by a sample.
+
+    What is done for a range finds its names and tables in the processor's cache. For all at once
+    it would wait for memory at each step: 0.30 s in place of 0.23 s for 100,000 coordinators.
+    """
+    runs = [run.ids for found in findings for run in found.stale]
+    runs += [found.live for found in findings]
+    ranges = min(MOST_RANGES, sum(map(len, runs)) // RANGE)
+    if ranges < 2:
+        return []
+    every = max(1, RANGE // SAMPLES_PER_RANGE)
+    sample = sorted(chain.from_iterable(run[::every] for run in runs))
+    return [sample[len(sample) * number // ranges] for number in range(1, ranges)]
+
+
+def _cut(runs: Iterable[Sequence[bytes]], bounds: Sequence[bytes]) -> list[list[bytes]]:
+    """What lies in each range, of ascending runs: still in runs, one behind the other."""
+    ranges: list[list[bytes]] = [[] for _ in range(len(bounds) + 1)]
+    for run in runs:
+        first = 0
+        for some, bound in zip(ranges, bounds, strict=False):
+            end = bisect_left(run, bound, first)
+            some += run[first:end]
+            first = end
+        ranges[-1] += run[first:]
+    return ranges
+
+
+def _stale(findings: Sequence[Findings], alive: set[bytes], bounds: Sequence[bytes]) -> Stale:
     """All stale ones in order, without those that are alive after all.
 
     A heartbeat may be seen twice, with another value each time. What spares wins, else the last.
     """
-    seen = [*chain.from_iterable(found.stale for found in findings)]
-    order = sorted(range(len(seen)), key=seen.__getitem__)
-    ids = _pick(seen, order)
-    is_last = _ends_run(ids)
-    ids, order = [*compress(ids, is_last)], [*compress(order, is_last)]
-    if not alive.isdisjoint(ids):
-        is_dead = [name not in alive for name in ids]
-        ids, order = [*compress(ids, is_dead)], [*compress(order, is_dead)]
-    prints = [*chain.from_iterable(found.stale_prints for found in findings)]
-    ages_ms = [*chain.from_iterable(found.stale_ages_ms for found in findings)]
-    places = dict(zip(ids, range(len(ids)), strict=True))
-    return Stale(ids, _pick(prints, order), _pick(ages_ms, order), places)
+    stale = Stale()
+    for run in _cut_stale(findings, bounds):
+        order = sorted(range(len(run.ids)), key=run.ids.__getitem__)
+        ids = _pick(run.ids, order)
+        is_last = _ends_run(ids)
+        ids, order = [*compress(ids, is_last)], [*compress(order, is_last)]
+        if not alive.isdisjoint(ids):
+            is_dead = [name not in alive for name in ids]
+            ids, order = [*compress(ids, is_dead)], [*compress(order, is_dead)]
+        first = len(stale.ids)
+        stale.places.update(zip(ids, range(first, first + len(ids)), strict=True))
+        stale.ids.extend(ids)
+        stale.prints.extend(_pick(run.prints, order))
+        stale.ages_ms.extend(_pick(run.ages_ms, order))
+    return stale
+
+
+def _cut_stale(findings: Sequence[Findings], bounds: Sequence[bytes]) -> list[StaleRun]:
+    """The same as `_cut` for stale coordinators."""
+    ranges = [StaleRun([], [], []) for _ in range(len(bounds) + 1)]
+    for run in chain.from_iterable(found.stale for found in findings):
+        first = 0
+        for some, bound in zip(ranges, [*bounds, None], strict=True):
+            end = len(run.ids) if bound is None else bisect_left(run.ids, bound, first)
+            some.extend(run.part(first, end))
+            first = end
+    return ranges
 
 
 def _ends_run(ordered: list[bytes]) -> list[bool]:
@@ -281,60 +339,112 @@ def _is_covered(
 
 
 def _assign_exact(
-    keys: list[bytes],
+    runs: Iterable[list[bytes]],
     pattern: Pattern,
     alive: set[bytes],
     verdicts: Verdicts,
+    bounds: Sequence[bytes],
     may_go: Callable[[bytes], bool] | None,
 ) -> None:
     """Give the keys of a family to their owners, where a key is a prefix and one id.
 
     Then keys stand for ids, and sets of ids answer all questions.
     """
-    stale = verdicts.stale
-    seen = {*(pattern.only_ids(keys, ()) or ())}
-    verdicts.matched.append(len(seen))
-    if may_go:
-        seen = {name for name in seen if may_go(pattern.key_for(name))}
-    has_key = [*map(seen.__contains__, stale.ids)]
-    owners = [*compress(stale.places.values(), has_key)]
+    matched = 0
+    owners: list[int] = []
+    lost: list[bytes] = []
+    for keys, ids, places in _by_range(runs, pattern, verdicts.stale, bounds):
+        seen = {*(pattern.only_ids(keys, ()) or ())}
+        matched += len(seen)
+        if may_go:
+            seen = {name for name in seen if may_go(pattern.key_for(name))}
+        has_key = [*map(seen.__contains__, ids)]
+        before = len(owners)
+        owners += compress(places, has_key)
+        if len(owners) - before + len(seen & alive) < len(seen):
+            lost += sorted(seen.difference(verdicts.stale.places, alive))
+    verdicts.matched.append(matched)
     verdicts.owned.append(Owned(owners, prefix=pattern.prefix))
-    lost: Iterable[bytes] = ()
-    if len(owners) + len(seen & alive) < len(seen):
-        lost = seen.difference(stale.places, alive)
-    verdicts.orphans.append({name: [pattern.key_for(name)] for name in sorted(lost)})
+    verdicts.orphans.append({name: [pattern.key_for(name)] for name in lost})
+
+
+def _assign_single(
+    runs: Iterable[list[bytes]],
+    pattern: Pattern,
+    widths: frozenset[int],
+    alive: set[bytes],
+    verdicts: Verdicts,
+    bounds: Sequence[bytes],
+    may_go: Callable[[bytes], bool] | None,
+) -> None:
+    """The same where a key names one id, and something else."""
+    matched = 0
+    owned = Owned([], [])
+    orphans: OwnedKeys = {}
+    for keys, ids, places in _by_range(runs, pattern, verdicts.stale, bounds):
+        keys = _in_order(keys)
+        matched += len(keys)
+        if may_go:
+            keys = [*filter(may_go, keys)]
+        only = pattern.only_ids(keys, widths)
+        assert only is not None, "that is what makes it single"
+        here = dict(zip(ids, places, strict=True))
+        some, rest = _hand_out(keys, only, here, verdicts.stale.places, alive)
+        some = by_owner(some)
+        owned.owners.extend(some.owners)
+        owned.keys.extend(some.keys)
+        _add_orphans(orphans, rest, pattern)
+    verdicts.matched.append(matched)
+    verdicts.owned.append(by_owner(owned))
+    verdicts.orphans.append(orphans)
+
+
+def _by_range(
+    runs: Iterable[list[bytes]], pattern: Pattern, stale: Stale, bounds: Sequence[bytes]
+) -> Iterator[tuple[list[bytes], list[bytes], list[int]]]:
+    """The keys of each range, with the stale ids there and their places.
+
+    A key may lie in a neighbouring range, where what follows its id changes the order.
+    """
+    numbers = [*stale.places.values()]
+    first = 0
+    ranges = _cut(runs, [pattern.prefix + bound for bound in bounds])
+    for keys, bound in zip(ranges, [*bounds, None], strict=True):
+        end = len(numbers) if bound is None else bisect_left(stale.ids, bound, first)
+        yield keys, stale.ids[first:end], numbers[first:end]
+        first = end
 
 
 def _assign(
-    keys: list[bytes],
+    runs: Iterable[list[bytes]],
     pattern: Pattern,
     widths: frozenset[int],
     alive: set[bytes],
     verdicts: Verdicts,
     may_go: Callable[[bytes], bool] | None,
 ) -> None:
-    """Give the keys of any other family to their owners.
-
-    In order, keys of the same coordinators follow each other, so that looking up their owners
-    finds the last answer's surroundings still in the processor's cache. Workers hand them over
-    in order, so there is little left to sort.
-    """
-    keys.sort()
-    keys = [*compress(keys, _ends_run(keys))]
+    """The same where a key can name several ids, of any range."""
+    keys = _in_order([*chain.from_iterable(runs)])
     verdicts.matched.append(len(keys))
     if may_go:
         keys = [*filter(may_go, keys)]
-    only = pattern.only_ids(keys, widths)
-    if only is None:
-        readings: Iterable[Collection[bytes]] = map(pattern.reader(widths), keys)
-        owned, rest = _share_out(keys, readings, alive, verdicts)
-    else:
-        owned, rest = _hand_out(keys, only, alive, verdicts.stale.places)
+    readings = map(pattern.reader(widths), keys)
+    owned, rest = _share_out(keys, readings, alive, verdicts)
     orphans: OwnedKeys = {}
-    for key in rest:
-        orphans.setdefault(next(pattern.candidates(key)), []).append(key)
+    _add_orphans(orphans, rest, pattern)
     verdicts.owned.append(by_owner(owned))
     verdicts.orphans.append(orphans)
+
+
+def _in_order(keys: list[bytes]) -> list[bytes]:
+    """Ascending, each once."""
+    keys.sort()
+    return [*compress(keys, _ends_run(keys))]
+
+
+def _add_orphans(orphans: OwnedKeys, keys: Iterable[bytes], pattern: Pattern) -> None:
+    for key in keys:
+        orphans.setdefault(next(pattern.candidates(key)), []).append(key)
 
 
 def by_owner(owned: Owned) -> Owned:
@@ -351,16 +461,24 @@ def _pick(items: list[T], places: Iterable[int]) -> list[T]:
 
 
 def _hand_out(
-    keys: list[bytes], only: list[bytes], alive: set[bytes], places: dict[bytes, int]
+    keys: list[bytes],
+    only: list[bytes],
+    here: Mapping[bytes, int],
+    places: Mapping[bytes, int],
+    alive: set[bytes],
 ) -> tuple[Owned, list[bytes]]:
-    """Owners of keys that name one id each, and the keys of ids without a heartbeat."""
-    owners = [*map(places.get, only)]
-    others = [place for place, owner in enumerate(owners) if owner is None]
-    if not others:
-        return Owned(owners, keys), []  # type: ignore[arg-type]
+    """Owners of keys that name one id each, and the keys of ids without a heartbeat.
+
+    Most are `here`; the others are looked up among all.
+    """
+    owners = [*map(here.get, only)]
+    rest: list[bytes] = []
+    for place in [place for place, owner in enumerate(owners) if owner is None]:
+        owners[place] = places.get(only[place])
+        if owners[place] is None and only[place] not in alive:
+            rest.append(keys[place])
     is_owned = [owner is not None for owner in owners]
-    owned = Owned([*compress(owners, is_owned)], [*compress(keys, is_owned)])  # type: ignore[list-item]
-    return owned, [keys[place] for place in others if only[place] not in alive]
+    return Owned([*compress(owners, is_owned)], [*compress(keys, is_owned)]), rest  # type: ignore[list-item]
 
 
 def _share_out(

@@ -154,7 +154,7 @@ class Pattern:
                     if candidate:
                         yield candidate
 
-    def pick(self, ordered: Sequence[bytes]) -> Sequence[bytes]:
+    def pick(self, ordered: list[bytes]) -> list[bytes]:
         """Those of sorted keys that match: as `select`, but all that it need not look at is free.
 
         Sorting a page is one call that costs less than looking at each key once for each family.
@@ -170,7 +170,7 @@ class Pattern:
         matches = _compiled(self).fullmatch
         return [key for key in part if matches(key)]
 
-    def within(self, ordered: Sequence[bytes]) -> Sequence[bytes]:
+    def within(self, ordered: list[bytes]) -> list[bytes]:
         """Those of sorted keys that begin with the prefix."""
         prefix = self.prefix
         if not prefix:

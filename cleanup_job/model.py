@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
+from itertools import compress
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -257,17 +258,44 @@ class SurveyTask(msgspec.Struct, frozen=True):
         return self.partition.node
 
 
-class Findings(msgspec.Struct, frozen=True):
-    """What one partition holds. A key may occur more than once.
+class StaleRun(NamedTuple):
+    """Some stale coordinators, ascending by id, with their heartbeats' fingerprints and ages."""
 
-    It is pickled with its names packed.
+    ids: list[bytes]
+    prints: list[bytes]
+    ages_ms: list[int]
+
+    def part(self, first: int, end: int) -> StaleRun:
+        """Those from `first` up to, not including, `end`."""
+        return StaleRun(self.ids[first:end], self.prints[first:end], self.ages_ms[first:end])
+
+    def only(self, wanted: Sequence[bool]) -> StaleRun:
+        """Those that are wanted."""
+        return StaleRun(
+            [*compress(self.ids, wanted)],
+            [*compress(self.prints, wanted)],
+            [*compress(self.ages_ms, wanted)],
+        )
+
+    def extend(self, other: StaleRun) -> None:
+        """Put another run behind."""
+        self.ids.extend(other.ids)
+        self.prints.extend(other.prints)
+        self.ages_ms.extend(other.ages_ms)
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """What one partition holds. A name may occur more than once.
+
+    Names are in *runs*, as they came, page by page: what is in order need not be sorted again. It
+    is pickled with its names packed.
 
     Attributes:
         scanned: keys that the SCAN calls returned.
         live: ids.
-        stale: ids, with their heartbeats' fingerprints and ages in step.
         kept: coordinators whose heartbeat is unreadable or in the future, with the reason.
-        owned: keys per owned family, in the schema's order.
+        stale: runs.
+        owned: per owned family in the schema's order, runs of keys, each ascending.
         longest: bytes of the longest name or heartbeat.
     """
 
@@ -276,36 +304,30 @@ class Findings(msgspec.Struct, frozen=True):
     seconds: float
     attempts: int
     live: list[bytes]
-    stale: list[bytes]
-    stale_prints: list[bytes]
-    stale_ages_ms: list[int]
     kept: list[Sample]
-    owned: list[list[bytes]]
+    stale: list[StaleRun]
+    owned: list[list[list[bytes]]]
     timings: Timings
     longest: int = 0
 
     def without_names(self) -> Findings:
         """What is left to tell of the walk when its names are in the verdicts."""
-        nothing: list[Any] = []
-        return msgspec.structs.replace(
-            self, live=nothing, stale=nothing, stale_prints=nothing, stale_ages_ms=nothing, owned=[]
-        )
+        return msgspec.structs.replace(self, live=[], stale=[], owned=[])
 
     def __reduce__(self) -> tuple[Callable[..., Findings], tuple[object, ...]]:
         fields = msgspec.structs.asdict(self)
-        for name in _PACKED:
-            fields[name] = pack(fields[name])
-        fields["owned"] = [pack(keys) for keys in self.owned]
+        fields["live"] = pack(self.live)
+        fields["stale"] = [(pack(run.ids), pack(run.prints), run.ages_ms) for run in self.stale]
+        fields["owned"] = [[pack(run) for run in runs] for runs in self.owned]
         return _unpack_findings, (fields,)
 
 
-_PACKED = ("live", "stale", "stale_prints")
-
-
 def _unpack_findings(fields: dict[str, Any]) -> Findings:
-    for name in _PACKED:
-        fields[name] = unpack(fields[name])
-    fields["owned"] = [unpack(packed) for packed in fields["owned"]]
+    fields["live"] = unpack(fields["live"])
+    fields["stale"] = [
+        StaleRun(unpack(ids), unpack(prints), ages_ms) for ids, prints, ages_ms in fields["stale"]
+    ]
+    fields["owned"] = [[unpack(packed) for packed in runs] for runs in fields["owned"]]
     return Findings(**fields)
 
 

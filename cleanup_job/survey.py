@@ -36,6 +36,7 @@ from cleanup_job.model import (
     Pulse,
     Sample,
     Schema,
+    StaleRun,
     SurveyTask,
     Timings,
     merge_timings,
@@ -138,18 +139,14 @@ def without_slots(found: Findings, schema: Schema, slots: frozenset[int]) -> Fin
     Nothing there can be read again, so nothing there can be deleted by it. Who was found alive
     stays: that spares.
     """
-    stale = [
-        row
-        for row in zip(found.stale, found.stale_prints, found.stale_ages_ms, strict=True)
-        if slot_of(schema.heartbeat.key_for(row[0])) not in slots
+    stale = []
+    for run in found.stale:
+        there = [slot_of(key) not in slots for key in schema.heartbeat.keys_for(run.ids)]
+        stale.append(run.only(there))
+    owned = [
+        [[key for key in run if slot_of(key) not in slots] for run in runs] for runs in found.owned
     ]
-    return structs.replace(
-        found,
-        stale=[name for name, _, _ in stale],
-        stale_prints=[print_ for _, print_, _ in stale],
-        stale_ages_ms=[age_ms for _, _, age_ms in stale],
-        owned=[[key for key in keys if slot_of(key) not in slots] for keys in found.owned],
-    )
+    return structs.replace(found, stale=stale, owned=owned)
 
 
 def _is_young(key: bytes, idle_s: Reply, references: Reply, task: IdleTask) -> bool:
@@ -179,11 +176,9 @@ class _Walk:
         self.scanned = 0
         self.longest = 0
         self.live: list[bytes] = []
-        self.stale: list[bytes] = []
-        self.stale_prints: list[bytes] = []
-        self.stale_ages_ms: list[int] = []
+        self.stale: list[StaleRun] = []
         self.kept: list[Sample] = []
-        self.owned: list[list[bytes]] = [[] for _ in task.schema.owned]
+        self.owned: list[list[list[bytes]]] = [[] for _ in task.schema.owned]
 
     def run(self) -> None:
         self.wire.measure_latency()
@@ -229,8 +224,9 @@ class _Walk:
         self.scanned += len(keys)
         keys.sort()
         self.longest = max(self.longest, *map(len, keys), 0)
-        for bucket, (_, pattern) in zip(self.owned, self.task.schema.owned, strict=True):
-            bucket += pattern.pick(keys)
+        for runs, (_, pattern) in zip(self.owned, self.task.schema.owned, strict=True):
+            if run := pattern.pick(keys):
+                runs.append(run)
         heartbeat = self.task.schema.heartbeat
         self.unread += heartbeat.ids(heartbeat.within(keys))
         if len(self.unread) >= self._per_read:
@@ -243,7 +239,7 @@ class _Walk:
     def _read_heartbeats(self) -> None:
         """Ask for the values of heartbeats found, and for the time right behind them."""
         count = self._per_read
-        ids = self.unread[-count:]
+        ids = sorted(self.unread[-count:])
         del self.unread[-count:]
         if self.task.clustered:
             self._read_one_by_one(ids)
@@ -317,17 +313,26 @@ class _Walk:
     def _judge_all(self, ids: Sequence[bytes], values: Sequence[bytes | None], now_ms: int) -> None:
         ages = ages_ms(values, now_ms, self.task.rule)
         if ages is None or b"" in ids:
+            run = StaleRun([], [], [])
             for coordinator_id, value in zip(ids, values, strict=True):
-                self._judge(coordinator_id, value, now_ms)
+                self._judge(coordinator_id, value, now_ms, run)
+            self.stale.append(run)
             return
         most_ms = self.task.rule.stale_after_ms
         is_stale = [age_ms > most_ms for age_ms in ages]
         self.live += [name for name, stale in zip(ids, is_stale, strict=True) if not stale]
-        self.stale += compress(ids, is_stale)
-        self.stale_prints += fingerprints([*compress(values, is_stale)])  # type: ignore[list-item]
-        self.stale_ages_ms += compress(ages, is_stale)
+        if any(is_stale):
+            of_stale = [*compress(values, is_stale)]
+            run = StaleRun(
+                [*compress(ids, is_stale)],
+                fingerprints(of_stale),  # type: ignore[arg-type]
+                [*compress(ages, is_stale)],
+            )
+            self.stale.append(run)
 
-    def _judge(self, coordinator_id: bytes, value: bytes | None, now_ms: int) -> None:
+    def _judge(
+        self, coordinator_id: bytes, value: bytes | None, now_ms: int, stale: StaleRun
+    ) -> None:
         if value is None:
             self._ask_type(coordinator_id)
             return
@@ -339,9 +344,9 @@ class _Walk:
             self.live.append(coordinator_id)
         elif judgement.kind is Kind.STALE:
             assert judgement.age_ms is not None
-            self.stale.append(coordinator_id)
-            self.stale_prints.append(fingerprint(value))
-            self.stale_ages_ms.append(judgement.age_ms)
+            stale.ids.append(coordinator_id)
+            stale.prints.append(fingerprint(value))
+            stale.ages_ms.append(judgement.age_ms)
         else:
             self.kept.append(
                 Sample(coordinator_id, judgement.kind, judgement.reason, judgement.age_ms)
@@ -367,10 +372,7 @@ class _Walk:
         return wires.accept(command, reply, self.wire.endpoint, self.key_rule)
 
     def findings(self, seconds: float, attempts: int, timings: Timings) -> Findings:
-        """All that was found, in order where the job will need it so: workers sort side by side."""
-        for keys, (_, pattern) in zip(self.owned, self.task.schema.owned, strict=True):
-            if not pattern.is_exact:
-                keys.sort()
+        """All that was found."""
         return Findings(
             partition=self.partition,
             scanned=self.scanned,
@@ -378,8 +380,6 @@ class _Walk:
             attempts=attempts,
             live=self.live,
             stale=self.stale,
-            stale_prints=self.stale_prints,
-            stale_ages_ms=self.stale_ages_ms,
             kept=self.kept,
             owned=self.owned,
             timings=timings,

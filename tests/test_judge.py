@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cleanup_job import judge
 from cleanup_job.config import Config
 from cleanup_job.cursors import Order
 from cleanup_job.judge import (
@@ -19,7 +22,7 @@ from cleanup_job.judge import (
     judge_heartbeat,
 )
 from cleanup_job.keyspace import slot_of
-from cleanup_job.model import Findings, Kind, Partition, Rule, Sample, length_of
+from cleanup_job.model import Findings, Kind, Partition, Rule, Sample, StaleRun, length_of
 
 NOW = 1_760_000_000_000
 RULE = Rule(stale_after_ms=600_000, fields=("timestamp", "lastHeartbeat"), unit_ms=1)
@@ -140,11 +143,9 @@ def found(
         seconds=0.0,
         attempts=1,
         live=live or [],
-        stale=stale,
-        stale_prints=[b"v"] * len(stale),
-        stale_ages_ms=[700_000] * len(stale),
+        stale=[StaleRun(sorted(stale), [b"v"] * len(stale), [700_000] * len(stale))],
         kept=[Sample(name, Kind.UNREADABLE, "r") for name in kept or []],
-        owned=[owned.get(name, []) for name, _ in SCHEMA.owned],
+        owned=[[sorted(owned.get(name, []))] for name, _ in SCHEMA.owned],
         timings={},
     )
 
@@ -304,3 +305,41 @@ def test_plain_heartbeats_are_judged_at_once() -> None:
     values = [b'{"timestamp":%d}' % (NOW - 5), b'{"x":"y","lastHeartbeat":%d}' % (NOW - 700_000)]
     assert ages_ms(values, NOW, RULE) == [5, 700_000]
     assert ages_ms(values, NOW // 1000, Rule(600, ("timestamp", "lastHeartbeat"), 1000)) is None
+
+
+segments = st.sampled_from([b"a", b"b", b"a-b", b"aa", b"1", b"10", b"", b"\xff", b"\n"])
+ids_of_any_shape = st.lists(segments, min_size=1, max_size=2).map(b":".join)
+cases = st.tuples(
+    st.lists(st.lists(ids_of_any_shape, max_size=12), max_size=4),
+    st.lists(ids_of_any_shape, max_size=3),
+    st.lists(st.lists(ids_of_any_shape, max_size=12), max_size=4),
+)
+
+
+@given(cases, st.integers(1, 3))
+def test_ranges_of_any_size_come_to_the_same(
+    case: tuple[list[list[bytes]], list[bytes], list[list[bytes]]], size: int
+) -> None:
+    """Cutting the ids in ranges is for speed only."""
+    of_stale, live, of_keys = case
+    surveys = [
+        found(
+            live=live,
+            stale=[name for name in names if name],
+            signal=[b"blocking:signal:" + name for name in keys if name],
+            ack=[b"blocking:ack:%b:%b" % (name, name) for name in keys if name.strip(b":")],
+        )
+        for names, keys in zip_longest(of_stale, of_keys, fillvalue=[])
+    ]
+    whole = decide(surveys, SCHEMA)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "RANGE", size)
+        patch.setattr(judge, "SAMPLES_PER_RANGE", 1)
+        in_ranges = decide(surveys, SCHEMA)
+    assert in_ranges.stale == whole.stale
+    assert (in_ranges.live, in_ranges.matched) == (whole.live, whole.matched)
+    assert of_owners(in_ranges) == of_owners(whole)
+    for some, all_at_once in zip(in_ranges.orphans, whole.orphans, strict=True):
+        assert {name: sorted(keys) for name, keys in some.items()} == {
+            name: sorted(keys) for name, keys in all_at_once.items()
+        }

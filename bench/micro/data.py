@@ -12,7 +12,7 @@ from cleanup_job import demo, judge
 from cleanup_job.config import Config
 from cleanup_job.cursors import Order, end_of
 from cleanup_job.judge import fingerprint
-from cleanup_job.model import Findings, Partition, Rule, Schema
+from cleanup_job.model import Findings, Partition, Rule, Schema, StaleRun
 
 SCHEMA: Schema = Config().schema()
 
@@ -65,16 +65,24 @@ def findings(found: Keyspace) -> Findings:
         seconds=1.0,
         attempts=1,
         live=[],
-        stale=ids,
-        stale_prints=[*map(fingerprint, values)],
-        stale_ages_ms=[demo.STALE_AGE_MS] * len(ids),
+        stale=_runs_of_stale(ids, values),
         kept=[],
-        owned=[
-            [key for page in pages for key in pattern.pick(page)] for _, pattern in SCHEMA.owned
-        ],
+        owned=[[pattern.pick(page) for page in pages] for _, pattern in SCHEMA.owned],
         timings={},
         longest=max(map(len, found.keys), default=0),
     )
+
+
+def _runs_of_stale(ids: Sequence[bytes], values: Sequence[bytes]) -> list[StaleRun]:
+    rows = [sorted(some) for some in chunks([*zip(ids, values, strict=True)], PAGE)]
+    return [
+        StaleRun(
+            [name for name, _ in some],
+            [fingerprint(value) for _, value in some],
+            [demo.STALE_AGE_MS] * len(some),
+        )
+        for some in rows
+    ]
 
 
 def verdicts(found: Keyspace) -> judge.Verdicts:
