@@ -34,7 +34,7 @@ def delay_by_size(data: bytes) -> str:
 
 
 def delay_each(_: bytes) -> str:
-    time.sleep(0.01)
+    time.sleep(0.05)
     return "pass"
 
 
@@ -63,5 +63,5 @@ def test_they_may_be_larger_if_that_is_allowed(server: ServerProcess, client: re
 
 def test_the_way_there_is_no_work_of_the_server(server: ServerProcess, client: redis.Redis) -> None:
     write_many(client, COORDINATORS)
-    report = sweep_through(server, delay_each)
+    report = sweep_through(server, delay_each, max_block_ms=20)
     assert report.commands["EVALSHA"].calls <= 2 * KEYS / KEYS_PER_BATCH
