@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from bench.load import LoadError
 from bench.load import tables as load_tables
 from bench.load.result import foreground_p99
 from bench.load.run import run as run_load
-from bench.measure import TimedOutError
+from bench.measure import ROOT, TimedOutError
 from bench.rounds import Plan, Result, compare
 from bench.rows import Setting
 from bench.suites import Load, Step, Suite
@@ -54,6 +55,8 @@ class Session:
             FileNotFoundError: none of the servers is installed.
         """
         print(machine.headline(self._about))
+        # As pip does with what it installs. From a fresh clone the first row would compile it.
+        compileall.compile_dir(ROOT / "cleanup_job", quiet=1)
         load = self.suite.load
         wanted = dict.fromkeys(step.server for step in self.suite.steps)
         wanted |= {load.server: None} if load else {}
