@@ -57,7 +57,8 @@ examples:
 environment:
   REDIS_URL, or REDIS_HOST, REDIS_PORT, REDIS_DB; REDIS_PASSWORD if the URL has none
   CLEANUP_JOB_CONFIG (as -c), CLEANUP_JOB_STALE_AFTER, _ORPHANS, _ORPHAN_GRACE, _WORKERS,
-  _ENGINE, _PER_NODE, _MAX_BLOCK_MS, _ALLOW_PARTIAL (true or false); _PASSWORD_FILE, _CA_FILE,
+  _ENGINE, _PER_NODE, _MAX_BLOCK_MS, _ALLOW_PARTIAL (true or false), _LOCK, _EXPECT_ALL_DEAD, and
+  each limit and throttle below by its name (_MAX_PURGE, _NICE, ...); _PASSWORD_FILE, _CA_FILE,
   _CERT_FILE, _KEY_FILE, _SERVER_NAME, _SENTINEL_PASSWORD, _SENTINEL_PASSWORD_FILE (as in the file).
   A flag wins over the environment, the environment over the file.
 
@@ -228,7 +229,66 @@ def _add_run(commands: Any) -> None:
         const="true",
         help="sweep a cluster of which some slots are not served",
     )
+    parser.add_argument(
+        "--max-attempts",
+        metavar="N",
+        help="how often a task is tried whose worker or connection was lost (default 3)",
+    )
     _add_show(parser)
+    _add_limits(parser)
+    _add_throttle(parser)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("limits, checked before anything is deleted (exit code 4)")
+    for flag, metavar, text in (
+        ("--max-purge", "N", "refuse to delete more coordinators"),
+        ("--max-keys", "N", "refuse to delete more keys"),
+        ("--max-stale-fraction", "X", "refuse if more than this share, 0 to 1, is stale"),
+        (
+            "--suspicious-from",
+            "N",
+            "refuse if none of N coordinators or more is live (default 100)",
+        ),
+        ("--clock-tolerance", "S", "warn if clocks differ by more seconds (default 5)"),
+        ("--max-clock-skew", "S", "refuse if they do (default 300)"),
+        ("--confirm-above", "N", "on a terminal, ask before more coordinators go (default 100)"),
+    ):
+        group.add_argument(flag, metavar=metavar, help=text)
+    group.add_argument(
+        "--expect-all-dead",
+        action="store_const",
+        const="true",
+        help="go on even if no coordinator at all is live",
+    )
+    group.add_argument(
+        "-y", "--yes", action="store_true", help="the same, and do not ask for confirmation"
+    )
+    group.add_argument(
+        "--no-lock",
+        dest="lock",
+        action="store_const",
+        const="false",
+        help="run although another run may be at the same keys",
+    )
+
+
+def _add_throttle(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("throttle, to go gently or to end in time")
+    for flag, metavar, text in (
+        ("--max-latency-ms", "MS", "give way while somebody else's command would wait longer"),
+        ("--max-foreground-ops", "N", "pause while others send more commands per second"),
+        ("--max-used-memory", "BYTES", "pause while a server uses more"),
+        ("--max-replica-lag-bytes", "N", "pause while a replica is more bytes behind"),
+        ("--max-replica-lag", "S", "pause while a replica is silent for more seconds"),
+        ("--max-blocked-clients", "N", "pause while more clients wait in a blocking command"),
+        ("--nice", "R", "seconds to rest for each second of work"),
+        ("--max-keys-per-second", "N", "most keys to delete per second"),
+        ("--pause-file", "FILE", "pause while it is there"),
+        ("--stop-file", "FILE", "end the run when it appears (exit code 3)"),
+        ("--time-budget", "S", "end the run after so long (exit code 3); the next one goes on"),
+    ):
+        group.add_argument(flag, metavar=metavar, help=text)
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
@@ -316,21 +376,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _load(arguments: argparse.Namespace) -> Config:
     from cleanup_job import config
 
-    flags = {
-        name: getattr(arguments, name)
-        for name in (
-            "url",
-            "ca_file",
-            "stale_after",
-            "orphans",
-            "orphan_grace",
-            "workers",
-            "engine",
-            "per_node",
-            "max_block_ms",
-            "allow_partial",
-        )
-    }
+    flags = {name: value for name, value in vars(arguments).items() if name in config.SCALARS}
     path = arguments.config or os.environ.get("CLEANUP_JOB_CONFIG") or None
     return config.load(path, environ=os.environ, flags=flags)
 

@@ -25,6 +25,7 @@ ENV_PREFIX = "CLEANUP_JOB_"
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
 
 Seconds = Annotated[int, Meta(ge=1, description="a whole number of seconds, at least 1")]
+Count = Annotated[int, Meta(ge=0)]
 PatternText = Annotated[str, Meta(min_length=1, description="a key pattern with {id} in it")]
 
 
@@ -221,6 +222,82 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_partial: Annotated[
         bool, Meta(description="sweep a cluster of which some slots are not served")
     ] = False
+    max_purge: Annotated[
+        Count | None, Meta(description="refuse a run that would delete more coordinators")
+    ] = None
+    max_keys: Annotated[
+        Count | None, Meta(description="refuse a run that would delete more keys")
+    ] = None
+    max_stale_fraction: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="refuse a run if more than this share of all coordinators is stale"),
+    ] = None
+    suspicious_from: Annotated[
+        Annotated[int, Meta(ge=1)],
+        Meta(description="so many coordinators, and none of them live, are refused"),
+    ] = 100
+    expect_all_dead: Annotated[
+        bool, Meta(description="go on even if no coordinator at all is live")
+    ] = False
+    clock_tolerance: Annotated[
+        Seconds, Meta(description="seconds that clocks may differ before there is a warning")
+    ] = 5
+    max_clock_skew: Annotated[
+        Seconds, Meta(description="seconds that clocks may differ before a run is refused")
+    ] = 300
+    confirm_above: Annotated[
+        Count, Meta(description="on a terminal, ask before more coordinators are deleted")
+    ] = 100
+    max_plan_age: Annotated[
+        Seconds, Meta(description="seconds after which a plan file is too old to be executed")
+    ] = 3600
+    lock: Annotated[
+        bool, Meta(description="let one run at a time be at the same keys of a server")
+    ] = True
+    max_attempts: Annotated[
+        Annotated[int, Meta(ge=1, le=10)],
+        Meta(description="how often a task is tried whose worker or connection was lost"),
+    ] = 3
+    time_budget: Annotated[
+        Seconds | None, Meta(description="seconds after which a run ends; the next one goes on")
+    ] = None
+    nice: Annotated[
+        Annotated[float, Meta(ge=0, le=100)],
+        Meta(description="seconds to rest for each second of work"),
+    ] = 0.0
+    max_keys_per_second: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="most keys to delete per second")
+    ] = None
+    max_latency_ms: Annotated[
+        Annotated[float, Meta(ge=0.1)] | None,
+        Meta(description="give way while a command of somebody else would wait longer"),
+    ] = None
+    max_foreground_ops: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="pause while others send a server more commands per second"),
+    ] = None
+    max_used_memory: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="pause while a server uses more bytes"),
+    ] = None
+    max_replica_lag_bytes: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="pause while a replica is more bytes behind"),
+    ] = None
+    max_replica_lag: Annotated[
+        Seconds | None, Meta(description="pause while a replica is silent for more seconds")
+    ] = None
+    max_blocked_clients: Annotated[
+        Count | None, Meta(description="pause while more clients wait in a blocking command")
+    ] = None
+    pause_file: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="pause while a file of this name is there"),
+    ] = None
+    stop_file: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="end the run when a file of this name appears"),
+    ] = None
 
     def access(self) -> Access:
         """How to get at the servers.
@@ -254,7 +331,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-_SCALARS: dict[str, tuple[str, ...]] = {
+SCALARS: dict[str, tuple[str, ...]] = {
     "url": ("redis", "url"),
     "stale_after": ("stale_after",),
     "orphans": ("orphans",),
@@ -264,6 +341,28 @@ _SCALARS: dict[str, tuple[str, ...]] = {
     "per_node": ("per_node",),
     "max_block_ms": ("max_block_ms",),
     "allow_partial": ("allow_partial",),
+    "max_purge": ("max_purge",),
+    "max_keys": ("max_keys",),
+    "max_stale_fraction": ("max_stale_fraction",),
+    "suspicious_from": ("suspicious_from",),
+    "expect_all_dead": ("expect_all_dead",),
+    "clock_tolerance": ("clock_tolerance",),
+    "max_clock_skew": ("max_clock_skew",),
+    "confirm_above": ("confirm_above",),
+    "max_plan_age": ("max_plan_age",),
+    "lock": ("lock",),
+    "max_attempts": ("max_attempts",),
+    "time_budget": ("time_budget",),
+    "nice": ("nice",),
+    "max_keys_per_second": ("max_keys_per_second",),
+    "max_latency_ms": ("max_latency_ms",),
+    "max_foreground_ops": ("max_foreground_ops",),
+    "max_used_memory": ("max_used_memory",),
+    "max_replica_lag_bytes": ("max_replica_lag_bytes",),
+    "max_replica_lag": ("max_replica_lag",),
+    "max_blocked_clients": ("max_blocked_clients",),
+    "pause_file": ("pause_file",),
+    "stop_file": ("stop_file",),
     "password_file": ("redis", "password_file"),
     "ca_file": ("redis", "tls", "ca_file"),
     "cert_file": ("redis", "tls", "cert_file"),
@@ -477,6 +576,28 @@ _DESCRIPTIONS = {
     "per_node": "a whole number from 1 to 256, or auto",
     "max_block_ms": "a whole number of milliseconds from 1 to 1000",
     "allow_partial": "true, false",
+    "max_purge": "a whole number of 0 or more, or null",
+    "max_keys": "a whole number of 0 or more, or null",
+    "max_stale_fraction": "a number from 0 to 1, or null",
+    "suspicious_from": "a whole number, at least 1",
+    "expect_all_dead": "true, false",
+    "clock_tolerance": "a whole number of seconds, at least 1",
+    "max_clock_skew": "a whole number of seconds, at least 1",
+    "confirm_above": "a whole number of 0 or more",
+    "max_plan_age": "a whole number of seconds, at least 1",
+    "lock": "true, false",
+    "max_attempts": "a whole number from 1 to 10",
+    "time_budget": "a whole number of seconds, at least 1, or null",
+    "nice": "a number from 0 to 100",
+    "max_keys_per_second": "a whole number, at least 1, or null",
+    "max_latency_ms": "a number of milliseconds, at least 0.1, or null",
+    "max_foreground_ops": "a whole number, at least 1, or null",
+    "max_used_memory": "a whole number of bytes, at least 1, or null",
+    "max_replica_lag_bytes": "a whole number of bytes, at least 1, or null",
+    "max_replica_lag": "a whole number of seconds, at least 1, or null",
+    "max_blocked_clients": "a whole number of 0 or more, or null",
+    "pause_file": "a path, or null",
+    "stop_file": "a path, or null",
     "redis": f"a mapping with {', '.join(Redis.__struct_fields__)}",
     "redis.url": URL_FORMS,
     "redis.password_file": "a path, or null",
@@ -535,20 +656,26 @@ def _from_environment(environ: Mapping[str, str], secure: bool) -> Iterator[tupl
         host = f"[{host}]" if ":" in host else host
         scheme = "rediss" if secure else "redis"
         yield "REDIS_HOST, REDIS_PORT, REDIS_DB", "url", f"{scheme}://{host}:{port}/{db}"
-    known = {ENV_PREFIX + name.upper(): name for name in _SCALARS}
+    known = {ENV_PREFIX + name.upper(): name for name in SCALARS}
     for variable in sorted(environ):
         if not variable.startswith(ENV_PREFIX) or variable == ENV_PREFIX + "CONFIG":
             continue
         if variable not in known:
-            near = difflib.get_close_matches(variable, known, n=1)
-            guess = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{variable}: no such setting{guess} (allowed: {', '.join(known)})")
+            name = variable.removeprefix(ENV_PREFIX).lower()
+            near = difflib.get_close_matches(name, SCALARS, n=1)
+            # All of them would hide the one that was meant.
+            hint = (
+                f"did you mean {ENV_PREFIX}{near[0].upper()}?"
+                if near
+                else f"(allowed: {', '.join(known)})"
+            )
+            raise ConfigError(f"{variable}: no such setting; {hint}")
         yield variable, known[variable], environ[variable]
 
 
 def _overlay(document: dict[str, Any], name: str, text: str, source: str) -> None:
     """Put one setting over the file's, checked by itself so that the error names its source."""
-    path = _SCALARS[name]
+    path = SCALARS[name]
     value = _read_scalar(name, text)
     single: dict[str, Any] = {path[-1]: value}
     for part in reversed(path[:-1]):
@@ -562,12 +689,21 @@ def _overlay(document: dict[str, Any], name: str, text: str, source: str) -> Non
     target[path[-1]] = value
 
 
-def _read_scalar(name: str, text: str) -> str | int | bool:
+_SWITCHES = ("allow_partial", "expect_all_dead", "lock")
+
+_TEXTS = ("pause_file", "stop_file")
+"""Settings that are never a number, whatever they look like."""
+
+
+def _read_scalar(name: str, text: str) -> str | float | bool:
     """What a word of the environment or the command line means for a setting."""
-    if name == "allow_partial" and text in ("true", "false"):
+    if name in _SWITCHES and text in ("true", "false"):
         return text == "true"
-    takes_number = len(_SCALARS[name]) == 1
-    return int(text) if takes_number and re.fullmatch(r"-?[0-9]{1,18}", text) else text
+    if len(SCALARS[name]) > 1 or name in _TEXTS:
+        return text
+    if re.fullmatch(r"-?[0-9]{1,18}", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?[0-9]{1,18}\.[0-9]{1,18}", text) else text
 
 
 def _check_alone(config: Config, source: str) -> None:
