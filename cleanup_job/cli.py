@@ -32,6 +32,7 @@ EXIT_COMPLETE = 0
 EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_PARTIAL = 3
+EXIT_REFUSED = 4
 
 _EXIT_CODES = """\
 exit codes:
@@ -368,21 +369,39 @@ def _run(arguments: argparse.Namespace) -> int:
         _require_file(Path(arguments.profile))
     stop = _StopSignals()
     with stop:
-        report = _sweep(config, arguments.dry_run, arguments.show, stop, arguments.profile)
+        report = _sweep(
+            config,
+            arguments.dry_run,
+            arguments.show,
+            stop,
+            arguments.profile,
+            asks=not arguments.yes and sys.stdin.isatty() and sys.stderr.isatty(),
+        )
     _publish(report, arguments.json)
+    if report.status == "refused":
+        for problem in report.errors:
+            _say(f"cleanup-job: refused, nothing was deleted: {problem.message}")
     return _exit_code(report, stop.received)
 
 
 def _load(arguments: argparse.Namespace) -> Config:
     from cleanup_job import config
 
+    if arguments.yes:
+        arguments.expect_all_dead = "true"
     flags = {name: value for name, value in vars(arguments).items() if name in config.SCALARS}
     path = arguments.config or os.environ.get("CLEANUP_JOB_CONFIG") or None
     return config.load(path, environ=os.environ, flags=flags)
 
 
 def _sweep(
-    config: Config, dry_run: bool, show: int, stop: _StopSignals, profile: str | None = None
+    config: Config,
+    dry_run: bool,
+    show: int,
+    stop: _StopSignals,
+    profile: str | None = None,
+    *,
+    asks: bool = False,
 ) -> Report:
     """Run the job with a progress bar where there is somebody to see it."""
     from cleanup_job.job import run
@@ -393,7 +412,7 @@ def _sweep(
         config,
         dry_run=dry_run,
         show=show,
-        observer=Bars(lambda: bool(stop.received)),
+        observer=Bars(lambda: bool(stop.received), asks=asks),
         profile=profile,
     )
     # A run leaves no cycles that are worth a collection, which looks at every entry of every list:
@@ -433,7 +452,8 @@ def _publish(report: Report, json_path: str | None) -> None:
 def _exit_code(report: Report, received: int) -> int:
     if received:
         return 128 + received
-    return {"complete": EXIT_COMPLETE, "failed": EXIT_BUG}.get(report.status, EXIT_PARTIAL)
+    codes = {"complete": EXIT_COMPLETE, "failed": EXIT_BUG, "refused": EXIT_REFUSED}
+    return codes.get(report.status, EXIT_PARTIAL)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

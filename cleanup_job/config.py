@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from cleanup_job import keyspace
+from cleanup_job.brakes import Limits
 from cleanup_job.errors import ConfigError
 from cleanup_job.model import HEARTBEAT, Access, Endpoint, Rule, Schema, Secret, Tls, is_text
 
@@ -322,6 +323,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ConfigError: if a pattern makes no sense, or two can match the same key.
         """
         return _schema(self.keys)
+
+    def limits(self) -> Limits:
+        """What a run may not exceed."""
+        return Limits(
+            max_purge=self.max_purge,
+            max_keys=self.max_keys,
+            max_stale_fraction=self.max_stale_fraction,
+            suspicious_from=self.suspicious_from,
+            expect_all_dead=self.expect_all_dead,
+            clock_tolerance_s=self.clock_tolerance,
+            max_clock_skew_s=self.max_clock_skew,
+        )
 
     def rule(self) -> Rule:
         """When a heartbeat is stale."""

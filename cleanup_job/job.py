@@ -20,8 +20,8 @@ from typing import TypeVar
 
 from msgspec import structs
 
+from cleanup_job import brakes, topology, wire
 from cleanup_job import report as reports
-from cleanup_job import topology, wire
 from cleanup_job.config import Config
 from cleanup_job.errors import (
     CleanupJobError,
@@ -55,7 +55,7 @@ from cleanup_job.model import (
     pack,
     printable,
 )
-from cleanup_job.plan import Plan, hold_back, make_plan
+from cleanup_job.plan import Plan, Preview, hold_back, make_plan, preview_of
 from cleanup_job.pool import Pool, open_pool, workers_for
 from cleanup_job.purge import account_for_lost, leave, preflight, purge, spare
 from cleanup_job.report import Report
@@ -72,6 +72,9 @@ MAX_WALKS = 5
 
 IDLE_KEYS_PER_TASK = 20_000
 """Keys of orphans whose idle time one task asks for: some 50 ms of work."""
+
+MOST_SHOWN = 10
+"""Coordinators that somebody sees who is asked to agree to a plan."""
 
 
 class Observer:
@@ -91,6 +94,10 @@ class Observer:
 
     def ended(self) -> None:
         """The phase is over."""
+
+    def confirm(self, preview: Preview) -> bool:  # noqa: ARG002 - for those who look
+        """False to delete nothing. Asked of plans of more than `confirm_above` coordinators."""
+        return True
 
     def stopping(self) -> bool:
         """True to end the run: batches in flight finish, and the report says partial."""
@@ -174,12 +181,14 @@ def run(
             surveyed = surveyed.without_names()
             plan = _plan(sweep, pool, surveyed, verdicts)
             surveyed = replace(surveyed, stopped=surveyed.stopped or sweep.observer.stopping())
+        refused = _refusals(sweep, surveyed.target, verdicts, plan)
         with clock.phase("purge", plan.size):
-            outcomes = [] if dry_run else _purge(sweep, pool, surveyed, plan)
+            goes = not (dry_run or refused)
+            outcomes = _purge(sweep, pool, surveyed, plan) if goes else []
     hopeless = any(outcome.hopeless for outcome in outcomes)
     after = _look_once_more(sweep, surveyed.target, 0 if hopeless else None)
     seen = _Seen(first, surveyed.target, after)
-    return _report(sweep, clock, seen, surveyed, verdicts, plan, outcomes)
+    return _report(sweep, clock, seen, surveyed, verdicts, plan, outcomes, refused)
 
 
 def _require_whole(sweep: _Sweep, target: Target) -> None:
@@ -440,6 +449,33 @@ def _young_orphans(
     return young
 
 
+# -- brakes ----------------------------------------------------------------------------------
+
+
+def _refusals(sweep: _Sweep, target: Target, verdicts: Verdicts, plan: Plan) -> list[Problem]:
+    """Why nothing may be deleted: what looks wrong, or that somebody says no."""
+    scale = brakes.Scale(
+        live=len(verdicts.live),
+        known=verdicts.checked + len(plan.orphans),
+        dead=len(verdicts.stale.ids) + len(plan.orphans),
+        purged=plan.coordinators,
+        keys=plan.size,
+    )
+    refused = brakes.refusals(
+        sweep.config.limits(), scale, _clocks_ahead_ms(target), verdicts.kept_as(Kind.FUTURE)
+    )
+    if refused or sweep.dry_run or scale.purged <= sweep.config.confirm_above:
+        return refused
+    if sweep.observer.confirm(preview_of(plan, verdicts, MOST_SHOWN)) or sweep.observer.stopping():
+        return []
+    message = "the plan was not confirmed: --yes does not ask"
+    return [Problem("not_confirmed", message, scale.purged)]
+
+
+def _clocks_ahead_ms(target: Target) -> dict[str, int]:
+    return {server.address: server.clock_ahead_ms for server in target.servers}
+
+
 # -- purge -----------------------------------------------------------------------------------
 
 
@@ -622,6 +658,7 @@ def _report(
     verdicts: Verdicts,
     plan: Plan,
     outcomes: Sequence[Outcome],
+    refused: Sequence[Problem],
 ) -> Report:
     target = surveyed.target
     matched = dict(zip(sweep.schema.family_names, verdicts.matched, strict=True))
@@ -630,13 +667,16 @@ def _report(
     keys = reports.count_keys(target.keys, matched, plan.counts, outcomes)
     problems = chain.from_iterable(outcome.problems for outcome in outcomes)
     errors = reports.merge_problems(problems)
-    if not sweep.dry_run:
+    goes = not (sweep.dry_run or refused)
+    if goes:
         errors += reports.imbalances(keys)
+    elif not sweep.dry_run:
+        errors += refused
     not_attempted = sum(outcome.not_attempted for outcome in outcomes)
     if not_attempted:
         message = "planned keys were left in place when the run ended"
         errors.append(Problem("not_attempted", message, not_attempted))
-    if plan.size and not sweep.dry_run:
+    if plan.size and goes:
         errors += _undone(target, seen.last)
     timings = {
         "survey": merge_timings(found.timings for found in surveyed.findings),
@@ -646,7 +686,7 @@ def _report(
     losses = _losses(outcomes)
     nodes = seen.nodes()
     return Report(
-        status=reports.status_of(keys, errors, covered=surveyed.covered, dry_run=sweep.dry_run),
+        status=_status(sweep, surveyed, keys, errors, refused),
         dry_run=sweep.dry_run,
         run_id=secrets.token_hex(4),
         started_at=clock.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -670,9 +710,42 @@ def _report(
         partitions=reports.walks(surveyed.findings),
         losses=[reports.Loss(printable(name), keys) for name, keys in losses.items()],
         samples=[reports.example(sample) for sample in _samples(verdicts, sweep)],
-        warnings=[*surveyed.warnings, *_warnings(sweep, surveyed, verdicts, plan, outcomes)],
+        warnings=[
+            *surveyed.warnings,
+            *(_would_be_refused(refused) if sweep.dry_run else ()),
+            *_clock_warnings(sweep, target, verdicts, refused),
+            *_warnings(sweep, surveyed, verdicts, plan, outcomes),
+        ],
         errors=errors,
     )
+
+
+def _status(
+    sweep: _Sweep,
+    surveyed: _Surveyed,
+    keys: reports.Keys,
+    errors: Sequence[Problem],
+    refused: Sequence[Problem],
+) -> str:
+    if refused and not sweep.dry_run:
+        return "refused"
+    return reports.status_of(keys, errors, covered=surveyed.covered, dry_run=sweep.dry_run)
+
+
+def _would_be_refused(refused: Sequence[Problem]) -> Iterator[Problem]:
+    """For a dry run, which refuses nothing, but is made to find out."""
+    for problem in refused:
+        yield structs.replace(problem, message=f"a run would be refused: {problem.message}")
+
+
+def _clock_warnings(
+    sweep: _Sweep, target: Target, verdicts: Verdicts, refused: Sequence[Problem]
+) -> list[Problem]:
+    """That clocks differ, unless that is said already."""
+    if any(problem.code == brakes.CLOCK_SKEW for problem in refused):
+        return []
+    future = verdicts.kept_as(Kind.FUTURE)
+    return brakes.clock_warnings(sweep.config.limits(), _clocks_ahead_ms(target), future)
 
 
 def _costs(

@@ -147,6 +147,7 @@ class Server(msgspec.Struct, frozen=True):
         slots: those that it serves; a standalone server serves all.
         order: the order that SCAN walks its keys in.
         slot_keys: keys per slot, where the order goes by slots and they are many.
+        clock_ahead_ms: its clock less this machine's, nearer to 0 by what could be the network.
     """
 
     endpoint: Endpoint
@@ -159,6 +160,7 @@ class Server(msgspec.Struct, frozen=True):
     tracks_idle_time: bool
     cpu_s: float
     used_memory: int
+    clock_ahead_ms: int = 0
     epoch: int = 0
     slots: tuple[SlotRange, ...] = ((0, SLOTS - 1),)
     importing: frozenset[Importing] = frozenset()

@@ -16,10 +16,12 @@ heartbeat in a batch of its slot in wave 1.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 from operator import itemgetter
+from typing import NamedTuple
 
 from msgspec import structs
 
@@ -125,6 +127,11 @@ class Plan:
         """How many keys will go."""
         return sum(self.counts.values())
 
+    @property
+    def coordinators(self) -> int:
+        """How many coordinators will go, orphaned ones with the stale."""
+        return self.counts[HEARTBEAT] + len(self.orphans)
+
 
 def make_plan(
     verdicts: Verdicts,
@@ -168,6 +175,42 @@ def _counts(verdicts: Verdicts, schema: Schema, orphans: Collection[bytes]) -> d
         )
     }
     return {**counts, HEARTBEAT: len(verdicts.stale.ids)}
+
+
+class Preview(NamedTuple):
+    """A plan for somebody who is to agree to it.
+
+    Attributes:
+        keys: how many will go, by family.
+        orphans: how many of the coordinators are orphaned.
+        oldest: of the stale ones, with their ages in milliseconds, the oldest first.
+        newest: the least old of them, None without any.
+    """
+
+    coordinators: int
+    keys: dict[str, int]
+    orphans: int
+    oldest: list[tuple[bytes, int]]
+    newest: tuple[bytes, int] | None
+
+
+def preview_of(plan: Plan, verdicts: Verdicts, most: int) -> Preview:
+    """What the plan would delete, with at most so many of its coordinators as examples."""
+    planned = {*plan.lot.ids, *plan.last.ids}
+    stale = verdicts.stale
+    ages = [
+        (age_ms, name)
+        for name, age_ms in zip(stale.ids, stale.ages_ms, strict=True)
+        if name in planned
+    ]
+    newest = min(ages, default=None)
+    return Preview(
+        plan.coordinators,
+        plan.counts,
+        len(plan.orphans),
+        [(name, age_ms) for age_ms, name in heapq.nlargest(most, ages)],
+        None if newest is None else (newest[1], newest[0]),
+    )
 
 
 def hold_back(lot: Lot, ids: Collection[bytes]) -> tuple[Lot, Lot]:

@@ -1,20 +1,24 @@
-"""Progress bars on stderr, where it is a terminal; of a cluster's slots, which ones are through."""
+"""What a terminal sees of a run: progress on stderr, and a question before much is deleted."""
 
 from __future__ import annotations
 
+import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cleanup_job.cursors import Order, slots_between
 from cleanup_job.job import Observer
-from cleanup_job.model import Partition, SlotRange, Target
+from cleanup_job.model import Partition, SlotRange, Target, printable
+from cleanup_job.plan import Preview
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 MOST_RANGES = 3
 """How many ranges of slots a line names: after years of resharding a node may have hundreds."""
+
+ANSWER_POLL_S = 0.1
 
 
 class Bars(Observer):
@@ -23,14 +27,23 @@ class Bars(Observer):
     Above the survey's there is a line for each share of a cluster that was walked.
     """
 
-    def __init__(self, stopping: Callable[[], bool]) -> None:
+    def __init__(self, stopping: Callable[[], bool], *, asks: bool = False) -> None:
+        """Show progress.
+
+        Args:
+            stopping: whether a signal asked to stop.
+            asks: somebody sits at stdin, and can say no to a plan.
+        """
         self._stopping = stopping
+        self._asks = asks
+        self._where = ""
         self._visible = sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
         self._slots: dict[str, tuple[SlotRange, ...]] = {}
 
     def found(self, target: Target) -> None:
-        """Remember which slots a cluster's nodes have."""
+        """Remember where it is, and which slots a cluster's nodes have."""
+        self._where = ", ".join(server.address for server in target.servers)
         if target.clustered:
             self._slots = {server.address: server.slots for server in target.servers}
 
@@ -63,9 +76,40 @@ class Bars(Observer):
             self._bar.close()
             self._bar = None
 
+    def confirm(self, preview: Preview) -> bool:
+        """Show the plan to whoever sits there, and ask. A signal or an end of input is a no."""
+        if not self._asks:
+            return True
+        sys.stderr.write("\n".join([*describe_plan(preview, self._where), ""]))
+        sys.stderr.write("delete them? [y/N] ")
+        sys.stderr.flush()
+        while not self._stopping():
+            # A signal's handler does not end a read, so that the wish to stop is looked at.
+            if select.select([sys.stdin], [], [], ANSWER_POLL_S)[0]:
+                return sys.stdin.readline().strip().lower() in ("y", "yes")
+        return False
+
     def stopping(self) -> bool:
         """Whether a signal asked to stop."""
         return self._stopping()
+
+
+def describe_plan(preview: Preview, where: str) -> list[str]:
+    """What would go, for somebody who is to decide on it."""
+    orphans = f" ({preview.orphans:,} of them orphaned)" if preview.orphans else ""
+    lines = [
+        f"to be deleted on {where}: {preview.coordinators:,} coordinators{orphans}, "
+        f"{sum(preview.keys.values()):,} keys",
+        "  " + ", ".join(f"{name} {keys:,}" for name, keys in preview.keys.items()),
+    ]
+    named = [("oldest", *preview.oldest[0])] if preview.oldest else []
+    named += [("", *one) for one in preview.oldest[1:]]
+    if preview.newest is not None:
+        named.append(("newest", *preview.newest))
+    lines += [
+        f"  {word:<6} {age_ms / 1000:>14,.1f} s  {printable(name)}" for word, name, age_ms in named
+    ]
+    return lines
 
 
 def describe_walk(partition: Partition, slots: Sequence[SlotRange]) -> str:

@@ -463,6 +463,8 @@ def _conclusion(report: Report) -> str:
     keys = report.keys
     if report.status == "failed":
         return "FAILED: the counts do not add up; please report this as a bug"
+    if report.status == "refused":
+        return f"REFUSED: {keys.planned:,} keys would be deleted; nothing was"
     if report.status == "partial" and report.dry_run:
         return "PARTIAL: not all of the keyspace was covered; run again"
     if report.status == "partial":

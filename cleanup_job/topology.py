@@ -259,6 +259,7 @@ def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Serv
         tracks_idle_time="lfu" not in info.get("maxmemory_policy", "noeviction"),
         cpu_s=_cpu_s(info),
         used_memory=int(info.get("used_memory", 0)),
+        clock_ahead_ms=_clock_ahead_ms(wire),
     )
     if node is not None:
         server = structs.replace(
@@ -286,6 +287,15 @@ def _order(product: str, version: str, *, clustered: bool) -> Order:
     if clustered and (numbers[0], numbers[1]) >= _SLOT_ORDERED_SINCE[product]:
         return Order.SLOTS
     return Order.REVERSED
+
+
+def _clock_ahead_ms(wire: Wire) -> int:
+    """The server's clock less ours. It was read at some instant between our two readings."""
+    before_ms = time.time_ns() // 1_000_000
+    seconds, micros = wire.ask("TIME")
+    after_ms = time.time_ns() // 1_000_000
+    server_ms = int(seconds) * 1000 + int(micros) // 1000
+    return min(0, server_ms - before_ms) or max(0, server_ms - after_ms)
 
 
 def _cpu_s(info: dict[str, str]) -> float:

@@ -12,7 +12,7 @@ import cleanup_job
 PACKAGE = Path(cleanup_job.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
-PURE = {"errors", "keyspace", "pace", "cursors", "model", "acl", "judge", "plan"}
+PURE = {"errors", "keyspace", "pace", "cursors", "model", "acl", "judge", "plan", "brakes"}
 STAGES = {"topology", "survey", "plan", "purge", "pool", "report"}
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
@@ -20,7 +20,7 @@ LAYERS = [
     {"errors", "keyspace", "pace"},
     {"cursors"},
     {"model"},
-    {"acl", "tls"},
+    {"acl", "tls", "brakes"},
     {"judge", "wire", "yaml_file"},
     {"config"},
     {"routes", "embedded", "processes"},
