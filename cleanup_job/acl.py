@@ -17,6 +17,11 @@ from cleanup_job.errors import ConfigError
 from cleanup_job.keyspace import Pattern
 from cleanup_job.model import Schema
 
+LEASE_PREFIX = b"cleanup-job:lease:"
+"""How the key of every lease begins (see `lease`)."""
+
+LEASE_RULE = "~cleanup-job:lease:*"
+
 PASSWORD = "PASSWORD"  # noqa: S105 - stands for one
 """What the administrator is to replace."""
 
@@ -29,12 +34,14 @@ class Use(NamedTuple):
         orphans: it purges orphans (in a dry run: tells which it would).
         deletes: it does more than dry runs.
         db: the number of the database.
+        locks: it holds a lease meanwhile.
     """
 
     clustered: bool = False
     orphans: bool = False
     deletes: bool = True
     db: int = 0
+    locks: bool = True
 
 
 class Right(NamedTuple):
@@ -71,6 +78,11 @@ _DELETES = (
     Right("SCRIPT LOAD", "to bring the script"),
     Right("EVALSHA", "to run it: check and delete in one step"),
 )
+_LEASE = (
+    Right("GET", "to see who holds the lease"),
+    Right("SET", "to take the lease"),
+    Right("PEXPIRE", "to keep the lease"),
+)
 _DATABASE = (Right("SELECT", "to get to the database"),)
 
 
@@ -81,6 +93,7 @@ def rights(use: Use) -> tuple[Right, ...]:
         *(_CLUSTER if use.clustered else _STANDALONE),
         *(_ORPHANS if use.orphans else ()),
         *(_DELETES if use.deletes else ()),
+        *(_LEASE if use.deletes and use.locks else ()),
         *(_DATABASE if use.db else ()),
     ]
     by_command: dict[str, Right] = {}
@@ -95,6 +108,8 @@ def key_rights(schema: Schema, use: Use) -> dict[str, str]:
     if use.deletes or use.orphans:
         for family, pattern in schema.owned:
             rules.setdefault(key_rule(pattern), f"the keys of {family}")
+    if use.deletes and use.locks:
+        rules.setdefault(LEASE_RULE, "the lease, so that one run at a time is at these keys")
     return rules
 
 

@@ -333,6 +333,13 @@ def _add_acl(commands: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="for a user who may only make dry runs"
     )
+    parser.add_argument(
+        "--no-lock",
+        dest="lock",
+        action="store_const",
+        const="false",
+        help="for a user who runs with --no-lock only",
+    )
 
 
 def _add_check(commands: Any) -> None:
@@ -484,12 +491,15 @@ def _acl(arguments: argparse.Namespace) -> int:
     from cleanup_job import acl, config
 
     path = arguments.config or os.environ.get("CLEANUP_JOB_CONFIG") or None
-    loaded = config.load(path, environ=os.environ, flags={"orphans": arguments.orphans})
+    loaded = config.load(
+        path, environ=os.environ, flags={"orphans": arguments.orphans, "lock": arguments.lock}
+    )
     use = acl.Use(
         clustered=arguments.cluster,
         orphans=loaded.orphans == "purge",
         deletes=not arguments.dry_run,
         db=loaded.access().endpoint.db,
+        locks=loaded.lock,
     )
     command = acl.set_user(arguments.user, loaded.schema(), use)
     _put(command + "\n")

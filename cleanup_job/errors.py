@@ -51,6 +51,15 @@ class ServerUnavailableError(CleanupJobError):
     exit_code = 75
 
 
+class LockedError(CleanupJobError):
+    """Another run is at the same keys; nothing was deleted."""
+
+    exit_code = 75
+
+    def __init__(self, message: str, code: str = "locked") -> None:
+        super().__init__(message, code)
+
+
 class RefusedError(CleanupJobError):
     """A safety limit says no; nothing was deleted. The message names what overrides it."""
 

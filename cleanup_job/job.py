@@ -30,6 +30,7 @@ from cleanup_job.errors import (
     ServerUnavailableError,
 )
 from cleanup_job.judge import MOST_NAMED, Verdicts, decide
+from cleanup_job.lease import Lease
 from cleanup_job.model import (
     HEARTBEAT,
     Access,
@@ -115,6 +116,9 @@ class _Sweep:
     observer: Observer
     dry_run: bool
     show: int
+    run_id: str
+    lease: Lease | None = None
+    warnings: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,19 +165,27 @@ def run(
 
     Raises:
         ServerUnavailableError: the servers could not be surveyed; nothing was deleted.
+        LockedError: another run is at the same keys.
         ServerRefusedError: they will not let us; nothing was deleted.
         RefusedError: part of a cluster is not there, and that was not allowed.
     """
     clock = _Clock(observer or Observer())
     sweep = _Sweep(
-        config, config.access(), config.schema(), config.rule(), clock.observer, dry_run, show
+        config,
+        config.access(),
+        config.schema(),
+        config.rule(),
+        clock.observer,
+        dry_run,
+        show,
+        secrets.token_hex(4),
     )
     first = topology.discover(sweep.access)
     _require_whole(sweep, first)
     sweep.observer.found(first)
     workers = workers_for(config.workers, config.engine, first.keys)
-    with open_pool(config.engine, workers, profile) as pool:
-        clock.pool = pool
+    with _leased(sweep, first) as sweep, open_pool(config.engine, workers, profile) as pool:
+        clock.observer, clock.pool = sweep.observer, pool
         with clock.phase("survey", first.keys):
             surveyed = _survey(sweep, pool, first)
         with clock.phase("judge", 0):
@@ -209,6 +221,55 @@ def _require_whole(sweep: _Sweep, target: Target) -> None:
             f"be reached{reasons}; nothing was deleted; --allow-partial sweeps the rest",
             "uncovered",
         )
+
+
+@contextmanager
+def _leased(sweep: _Sweep, target: Target) -> Iterator[_Sweep]:
+    """The same sweep with the lease on its keys, where one is wanted and can be had."""
+    if sweep.dry_run or not sweep.config.lock:
+        yield sweep
+        return
+    lease = Lease(target.routes, sweep.schema, sweep.run_id)
+    problem = lease.take()
+    if problem is not None:
+        yield replace(sweep, warnings=(problem,))
+        return
+    try:
+        yield replace(sweep, lease=lease, observer=_Leased(sweep.observer, lease))
+    finally:
+        lease.release()
+
+
+class _Leased(Observer):
+    """The observer's, and an end to the run when its lease is lost."""
+
+    def __init__(self, observer: Observer, lease: Lease) -> None:
+        self._observer = observer
+        self._lease = lease
+        self._phase = ""
+
+    def found(self, target: Target) -> None:
+        self._observer.found(target)
+
+    def advanced(self, keys: int) -> None:
+        self._observer.advanced(keys)
+
+    def walked(self, partition: Partition) -> None:
+        self._observer.walked(partition)
+
+    def ended(self) -> None:
+        self._observer.ended()
+
+    def confirm(self, preview: Preview) -> bool:
+        return self._observer.confirm(preview)
+
+    def began(self, phase: str, keys: int) -> None:
+        self._phase = phase
+        self._observer.began(phase, keys)
+
+    def stopping(self) -> bool:
+        lost = self._lease.keep(deleting=self._phase == "purge") is not None
+        return lost or self._observer.stopping()
 
 
 class _Clock:
@@ -664,7 +725,9 @@ def _report(
     matched = dict(zip(sweep.schema.family_names, verdicts.matched, strict=True))
     # The report names the heartbeats first, as people think of them.
     matched = {HEARTBEAT: matched[HEARTBEAT], **matched}
-    keys = reports.count_keys(target.keys, matched, plan.counts, outcomes)
+    # The lease was among them when they were counted.
+    scanned = target.keys - (sweep.lease is not None)
+    keys = reports.count_keys(scanned, matched, plan.counts, outcomes)
     problems = chain.from_iterable(outcome.problems for outcome in outcomes)
     errors = reports.merge_problems(problems)
     goes = not (sweep.dry_run or refused)
@@ -672,6 +735,8 @@ def _report(
         errors += reports.imbalances(keys)
     elif not sweep.dry_run:
         errors += refused
+    if sweep.lease is not None and sweep.lease.lost is not None:
+        errors.append(sweep.lease.lost)
     not_attempted = sum(outcome.not_attempted for outcome in outcomes)
     if not_attempted:
         message = "planned keys were left in place when the run ended"
@@ -688,7 +753,7 @@ def _report(
     return Report(
         status=_status(sweep, surveyed, keys, errors, refused),
         dry_run=sweep.dry_run,
-        run_id=secrets.token_hex(4),
+        run_id=sweep.run_id,
         started_at=clock.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         duration_s=clock.duration_s,
         target=reports.Target(
@@ -711,6 +776,7 @@ def _report(
         losses=[reports.Loss(printable(name), keys) for name, keys in losses.items()],
         samples=[reports.example(sample) for sample in _samples(verdicts, sweep)],
         warnings=[
+            *sweep.warnings,
             *surveyed.warnings,
             *(_would_be_refused(refused) if sweep.dry_run else ()),
             *_clock_warnings(sweep, target, verdicts, refused),

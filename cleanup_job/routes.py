@@ -76,7 +76,22 @@ class Router:
         last_s: how long the reply took that is being handled, as its connection says.
     """
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(
+        self,
+        routes: Routes,
+        *,
+        connect: Callable[[Endpoint], Wire] = wires.borrow,
+        patience_s: float | None = None,
+    ) -> None:
+        """Connect to nobody yet.
+
+        Args:
+            routes: who has which slots.
+            connect: makes or finds the connection to a server.
+            patience_s: how long a command may wait for a failover; `PATIENCE_S` by default.
+        """
+        self._connect = connect
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._access = routes.access
         self._clustered = routes.clustered
         self._take_spans(routes.spans)
@@ -174,6 +189,11 @@ class Router:
         taken, self._timings = self._timings, []
         return merge_timings([*taken, *(wire.take_timings() for wire in self._wires.values())])
 
+    def close(self) -> None:
+        """Close its connections, for those who brought their own `connect`."""
+        for wire in self._wires.values():
+            wire.close()
+
     # -- sending ---------------------------------------------------------------------------------
 
     def _send(self, call: _Call) -> None:
@@ -249,7 +269,7 @@ class Router:
             # Each try may take seconds, and many commands may be on their way there.
             raise self._unreachable[endpoint]
         try:
-            wire = wires.borrow(endpoint)
+            wire = self._connect(endpoint)
             wire.measure_latency()
             if wire.is_lost:
                 # Not a `WireLostError`: that is for what was sent, and may have been done.
@@ -303,7 +323,7 @@ class Router:
         now = time.monotonic()
         if call.give_up_at is None:
             moving = isinstance(reply, redis.exceptions.TryAgainError)
-            call.give_up_at = now + (MIGRATION_PATIENCE_S if moving else PATIENCE_S)
+            call.give_up_at = now + (MIGRATION_PATIENCE_S if moving else self._patience_s)
         if not self._clustered or now >= call.give_up_at:
             call.then(reply)
             return

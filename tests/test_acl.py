@@ -19,7 +19,7 @@ from cleanup_job.keyspace import parse
 
 SCHEMA = Config().schema()
 
-WRITING = {"UNLINK", "SCRIPT LOAD", "EVALSHA", "EXISTS"}
+WRITING = {"UNLINK", "SCRIPT LOAD", "EVALSHA", "EXISTS", "SET", "PEXPIRE"}
 
 
 def call(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -91,7 +91,9 @@ def test_the_line() -> None:
     assert set_user("sweeper", SCHEMA, Use()) == (
         "ACL SETUSER sweeper reset on >PASSWORD resetchannels ~blocking:heartbeat:* "
         "~blocking:signal:* ~blocking:ack:*:* ~blocking:idempotency:* ~coordinator:activity:* "
-        "+info +dbsize +scan +time +type +mget +exists +unlink +script|load +evalsha"
+        "~cleanup-job:lease:* "
+        "+info +dbsize +scan +time +type +mget +exists +unlink +script|load +evalsha "
+        "+get +set +pexpire"
     )
 
 
@@ -153,7 +155,7 @@ class TestCommand:
         file = tmp_path / "c.yaml"
         file.write_text('keys: {heartbeat: "hb:{id}", owned: {one: "x:{id}"}}\norphans: purge\n')
         done = call("-c", str(file), "--cluster")
-        assert " resetchannels ~hb:* ~x:* +info " in done.stdout
+        assert " resetchannels ~hb:* ~x:* ~cleanup-job:lease:* +info " in done.stdout
         assert " +cluster|nodes " in done.stdout
         assert " +object|idletime " in done.stdout
         assert "run it on each, replicas too" in done.stderr

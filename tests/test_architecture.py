@@ -24,6 +24,7 @@ LAYERS = [
     {"judge", "wire", "yaml_file"},
     {"config"},
     {"routes", "embedded", "processes"},
+    {"lease"},
     STAGES,
     {"job"},
     {"progress", "demo"},

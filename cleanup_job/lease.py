@@ -1,0 +1,268 @@
+"""One run at a time at the same keys: a lease on the server.
+
+It is a key that holds who took it, with a random token, and that expires by itself. The job keeps
+it alive; a run that is killed leaves it for `LEASE_S` at most, and on the same machine the next
+run sees that its process is gone and does not wait.
+
+Invariants:
+- Only its owner renews or releases it: both compare the whole value first, in one step with what
+  they do (`lua/lease.lua`).
+- `holds_until` never lies in the future of what the server granted: it is counted from before the
+  request. Whoever stops by then has stopped before somebody else can take the lease.
+
+Not promised: that no two runs ever work at once. A failover may forget a lease, and a server whose
+memory is full takes none (and needs the purge more than anybody). Two runs harm nothing: every
+delete checks its heartbeat by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import socket
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+import redis
+
+from cleanup_job import wire as wires
+from cleanup_job.acl import LEASE_PREFIX, LEASE_RULE
+from cleanup_job.errors import CleanupJobError, LockedError
+from cleanup_job.keyspace import slot_of
+from cleanup_job.model import Problem, Routes, Schema, printable
+from cleanup_job.routes import Router
+from cleanup_job.wire import Reply, Wire
+
+LEASE_S = 60.0
+"""For how long a lease is good without being renewed. A judge of millions of heartbeats takes
+seconds in which nobody renews, and a reply may take half of this."""
+
+RENEW_S = 15.0
+"""How old a lease gets before it is renewed: three tries before it ends."""
+
+RETRY_S = 1.0
+"""How soon a renewal is tried again that did not get through."""
+
+PATIENCE_S = 1.0
+"""How long a renewal waits for a cluster that fails over. It is tried again; the run goes on."""
+
+_SCRIPT = (files(__package__) / "lua" / "lease.lua").read_bytes()
+_LEASE_MS = str(int(LEASE_S * 1000))
+_SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who has a lease.
+
+    Attributes:
+        machine: which kernel, and which of its namespaces, `pid` is a number of.
+        since: RFC 3339, by the holder's clock.
+    """
+
+    token: str
+    run_id: str
+    host: str
+    pid: int
+    machine: str
+    since: str
+
+    @property
+    def is_gone(self) -> bool:
+        """True if its process ran on this machine, and does not any more."""
+        if not self.machine or self.machine != _machine():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass  # somebody else's process is a process
+        return False
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} on {self.host}, pid {self.pid}, since {self.since}"
+
+
+class Lease:
+    """The right of one run to work at the keys of a schema.
+
+    Attributes:
+        holds_until: by the monotonic clock, until when nobody else can take it.
+        lost: why it is not ours any more.
+    """
+
+    def __init__(self, routes: Routes, schema: Schema, run_id: str) -> None:
+        self.key = lease_key(schema)
+        self.holds_until = 0.0
+        self.lost: Problem | None = None
+        self._routes = routes
+        self._renew_at = 0.0
+        self._value = msgspec.json.encode(
+            Holder(
+                token=secrets.token_hex(16),
+                run_id=run_id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                machine=_machine(),
+                since=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            )
+        )
+
+    def take(self) -> Problem | None:
+        """Take it.
+
+        Returns:
+            Why the run goes on without it; None if it is ours.
+
+        Raises:
+            LockedError: another run has it.
+            CleanupJobError: the server refuses, or can't be asked.
+        """
+        self._rehearse()
+        taken = self._set()
+        if _is_full(taken):
+            message = "the server's memory is full, so that it takes no lease: went on without"
+            return Problem("no_lease", message, 1)
+        value = self._act("retake", self._value)
+        if isinstance(value, bytes):
+            # The value is compared, so that this can't hit a lease that was taken meanwhile.
+            if not (_holder(value, is_gone=True) and self._act("release", value) == 1):
+                raise self._locked(value)
+            self._set()
+            value = self._act("retake", self._value)
+        if isinstance(value, bytes):
+            raise self._locked(value)
+        self._accept("EVALSHA", value)
+        return None
+
+    def _rehearse(self) -> None:
+        """Send all that is needed later to a key that is not there, the script's commands too.
+
+        A right that is missing is missed now, and by its name: a script may not tell it.
+        """
+        probe = self.key + b":probe"
+        self._accept("GET", self._ask("GET", probe))
+        self._accept("PEXPIRE", self._ask("PEXPIRE", probe, _LEASE_MS))
+        self._accept("UNLINK", self._ask("UNLINK", probe))
+        self._accept("SCRIPT LOAD", self._ask("SCRIPT", "LOAD", _SCRIPT))
+        words = ("EVALSHA", _SHA, "1", probe, "keep", "", _LEASE_MS)
+        self._accept("EVALSHA", self._ask(*words))
+
+    def _set(self) -> Reply:
+        reply = self._ask("SET", self.key, self._value, "NX", "PX", _LEASE_MS)
+        return reply if _is_full(reply) else self._accept("SET", reply)
+
+    def _locked(self, value: bytes) -> LockedError:
+        return LockedError(
+            f"another run is at these keys: {_holder(value) or printable(value)}; wait for its "
+            f"end (if it was killed, for {LEASE_S:.0f} s), or give --no-lock"
+        )
+
+    def keep(self, *, deleting: bool) -> Problem | None:
+        """Renew it, if it is time for that.
+
+        Args:
+            deleting: something may have been deleted. Before that, a lease that is simply gone
+                (the server was restarted) is taken once more.
+
+        Returns:
+            Why it is lost.
+        """
+        now = time.monotonic()
+        if self.lost is not None or now < self._renew_at:
+            return self.lost
+        self._renew_at = now + RETRY_S
+        try:
+            reply = self._act("keep" if deleting else "retake", self._value, PATIENCE_S)
+        except CleanupJobError as error:
+            reply = error
+        if isinstance(reply, bytes):
+            self._lose(f"another run took it: {_holder(reply) or printable(reply)}")
+        elif reply == 0:
+            self._lose("it is gone from the server")
+        elif reply != 1 and time.monotonic() >= self.holds_until:
+            self._lose(f"it could not be renewed in time: {reply}")
+        return self.lost
+
+    def release(self) -> None:
+        """Give it back, if it is ours. Else it ends by itself."""
+        with suppress(CleanupJobError):
+            self._act("release", self._value, PATIENCE_S)
+        self.holds_until = 0.0
+
+    def _lose(self, why: str) -> None:
+        self.lost = Problem("lease_lost", f"the lease was lost: {why}", 1)
+        self.holds_until = 0.0
+
+    def _act(self, what: str, value: bytes, patience_s: float | None = None) -> Reply:
+        """Run the script."""
+        asked_at = time.monotonic()
+        words = ("EVALSHA", _SHA, "1", self.key, what, value, _LEASE_MS)
+        reply = self._ask(*words, patience_s=patience_s, first=("SCRIPT", "LOAD", _SCRIPT))
+        if reply == 1 and what != "release":
+            self.holds_until = asked_at + LEASE_S
+            self._renew_at = asked_at + RENEW_S
+        return reply
+
+    def _ask(
+        self,
+        *words: bytes | str,
+        patience_s: float | None = None,
+        first: tuple[bytes | str, ...] = (),
+    ) -> Reply:
+        """Ask the lease's server, on a connection of its own.
+
+        The stages' connections may have replies on the way, and this one is rarely needed.
+        """
+        router = Router(self._routes, connect=Wire, patience_s=patience_s)
+        replies: list[Reply] = []
+        try:
+            router.send(slot_of(self.key), words, replies.append, first=first)
+            while router.in_flight:
+                router.wait()
+        finally:
+            router.close()
+        return replies[0]
+
+    def _accept(self, command: str, reply: Reply) -> Reply:
+        endpoint = self._routes.access.endpoint
+        if isinstance(reply, redis.RedisError):
+            error = wires.refusal(command, reply, endpoint, LEASE_RULE)
+            raise type(error)(f"{error}; --no-lock runs without a lease", error.code)
+        return wires.accept(command, reply, endpoint)
+
+
+def lease_key(schema: Schema) -> bytes:
+    """The lease on the keys of these patterns, whatever their families are called.
+
+    The braces have all keys that begin with it in its slot.
+    """
+    texts = "\n".join(sorted(pattern.text for pattern in schema.patterns))
+    return LEASE_PREFIX + b"{%b}" % hashlib.sha256(texts.encode()).hexdigest()[:16].encode()
+
+
+def _holder(value: bytes, *, is_gone: bool = False) -> Holder | None:
+    """Who wrote this, if a run did; with `is_gone` only one whose process is no more."""
+    try:
+        holder = msgspec.json.decode(value, type=Holder)
+    except msgspec.DecodeError:
+        return None
+    return holder if holder.is_gone or not is_gone else None
+
+
+def _is_full(reply: Reply) -> bool:
+    return isinstance(reply, redis.exceptions.OutOfMemoryError)
+
+
+def _machine() -> str:
+    """What makes a process id unique: the boot of a kernel, and the namespace; "" if not known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
