@@ -230,14 +230,22 @@ def _leased(sweep: _Sweep, target: Target) -> Iterator[_Sweep]:
         yield sweep
         return
     lease = Lease(target.routes, sweep.schema, sweep.run_id)
-    problem = lease.take()
+    if lease.slot in target.uncovered:
+        message = "nobody serves the slot of the lease: went on without"
+        problem: Problem | None = Problem("no_lease", message, 1)
+    else:
+        problem = lease.take()
     if problem is not None:
         yield replace(sweep, warnings=(problem,))
         return
     try:
         yield replace(sweep, lease=lease, observer=_Leased(sweep.observer, lease))
-    finally:
+    except KeyboardInterrupt:
+        raise  # at once: nobody waits for a server any more, and the lease ends by itself
+    except BaseException:
         lease.release()
+        raise
+    lease.release()
 
 
 class _Leased(Observer):
@@ -268,8 +276,9 @@ class _Leased(Observer):
         self._observer.began(phase, keys)
 
     def stopping(self) -> bool:
-        lost = self._lease.keep(deleting=self._phase == "purge") is not None
-        return lost or self._observer.stopping()
+        if self._observer.stopping():
+            return True
+        return self._lease.keep(deleting=self._phase == "purge") is not None
 
 
 class _Clock:

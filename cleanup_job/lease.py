@@ -34,7 +34,7 @@ from cleanup_job import wire as wires
 from cleanup_job.acl import LEASE_PREFIX, LEASE_RULE
 from cleanup_job.errors import CleanupJobError, LockedError
 from cleanup_job.keyspace import slot_of
-from cleanup_job.model import Problem, Routes, Schema, printable
+from cleanup_job.model import Endpoint, Problem, Routes, Schema, printable
 from cleanup_job.routes import Router
 from cleanup_job.wire import Reply, Wire
 
@@ -50,6 +50,9 @@ RETRY_S = 1.0
 
 PATIENCE_S = 1.0
 """How long a renewal waits for a cluster that fails over. It is tried again; the run goes on."""
+
+REPLY_TIMEOUT_S = 5.0
+"""How long to wait for one reply. The run waits meanwhile, and a renewal is tried again."""
 
 _SCRIPT = (files(__package__) / "lua" / "lease.lua").read_bytes()
 _LEASE_MS = str(int(LEASE_S * 1000))
@@ -98,6 +101,7 @@ class Lease:
 
     def __init__(self, routes: Routes, schema: Schema, run_id: str) -> None:
         self.key = lease_key(schema)
+        self.slot = slot_of(self.key)
         self.holds_until = 0.0
         self.lost: Problem | None = None
         self._routes = routes
@@ -219,10 +223,10 @@ class Lease:
 
         The stages' connections may have replies on the way, and this one is rarely needed.
         """
-        router = Router(self._routes, connect=Wire, patience_s=patience_s)
+        router = Router(self._routes, connect=_connect, patience_s=patience_s)
         replies: list[Reply] = []
         try:
-            router.send(slot_of(self.key), words, replies.append, first=first)
+            router.send(self.slot, words, replies.append, first=first)
             while router.in_flight:
                 router.wait()
         finally:
@@ -253,6 +257,10 @@ def _holder(value: bytes, *, is_gone: bool = False) -> Holder | None:
     except msgspec.DecodeError:
         return None
     return holder if holder.is_gone or not is_gone else None
+
+
+def _connect(endpoint: Endpoint) -> Wire:
+    return Wire(endpoint, REPLY_TIMEOUT_S)
 
 
 def _is_full(reply: Reply) -> bool:

@@ -62,8 +62,12 @@ class Wire:
             since the reply was there before we had time for it.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, reply_timeout_s: float | None = None) -> None:
         """Connect and log in.
+
+        Args:
+            endpoint: where.
+            reply_timeout_s: how long to wait for one reply; `REPLY_TIMEOUT_S` by default.
 
         Raises:
             ServerUnavailableError: unreachable, still loading.
@@ -76,7 +80,8 @@ class Wire:
         self.last_s: float | None = None
         self.latency_s = 0.0
         self.is_lost = False
-        self._connection = _connect(endpoint)
+        timeout_s = REPLY_TIMEOUT_S if reply_timeout_s is None else reply_timeout_s
+        self._connection = _connect(endpoint, timeout_s)
 
     def __len__(self) -> int:
         """How many requests are in flight."""
@@ -325,12 +330,12 @@ class _TlsConnection(_CLASSES.Connection):  # type: ignore[misc]
             raise
 
 
-def _connect(endpoint: Endpoint) -> Any:
+def _connect(endpoint: Endpoint, reply_timeout_s: float) -> Any:
     options: dict[str, Any] = {
         "db": endpoint.db,
         "username": endpoint.username,
         "password": str(endpoint.password) if endpoint.password is not None else None,
-        "socket_timeout": REPLY_TIMEOUT_S,
+        "socket_timeout": reply_timeout_s,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "protocol": 2,  # known by every server in use; RESP3 brings us nothing
         "driver_info": None,  # no CLIENT SETINFO: one right less to ask for

@@ -41,7 +41,9 @@ def delay_each(_: bytes) -> str:
 def sweep_through(server: ServerProcess, decide: Decide, max_block_ms: int = 2) -> Report:
     with proxy(server.port, decide) as port:
         redis_at = Redis(f"redis://127.0.0.1:{port}")
-        report = run(Config(redis=redis_at, engine="serial", max_block_ms=max_block_ms))
+        report = run(
+            Config(redis=redis_at, engine="serial", max_block_ms=max_block_ms, expect_all_dead=True)
+        )
     assert report.keys.deleted == KEYS
     assert_adds_up(report)
     return report
