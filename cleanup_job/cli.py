@@ -41,7 +41,7 @@ exit codes:
   2        usage, configuration, or the server refuses (password, rights, replica)
   3        partial: something failed, is unknown or was not covered; run again
   4        refused by a safety limit that the message names; nothing was deleted
-  75       try again later: unreachable or loading; nothing was deleted
+  75       try again later: unreachable, loading, or another run is at it; nothing was deleted
   130/143  stopped by Ctrl-C or SIGTERM; batches in flight were finished
 """
 
