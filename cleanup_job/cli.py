@@ -13,9 +13,9 @@ import gc
 import io
 import os
 import re
+import shlex
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from cleanup_job import __version__
 from cleanup_job.errors import CleanupJobError, ConfigError
+from cleanup_job.whole_file import replacing
 
 if TYPE_CHECKING:
     from cleanup_job.config import Config
@@ -51,6 +52,8 @@ examples:
   cleanup-job run --url redis://db.example:6379/0              delete it
   cleanup-job run -c configs/blocking.yaml --json report.json  by a file, with a report
   REDIS_PASSWORD=... cleanup-job run --url redis://db.example  the password, out of sight
+  cleanup-job run --dry-run --plan plan.jsonl.gz               write down what would go,
+  cleanup-job run --plan plan.jsonl.gz                         and delete nothing else
   cleanup-job run --orphans purge --orphan-grace 3600          keys without a heartbeat too
   cleanup-job run --url rediss://db.example --ca-file ca.pem   TLS, and whom to trust
   cleanup-job run --url redis+sentinel://a.example,b.example/service/0
@@ -206,6 +209,12 @@ def _add_run(commands: Any) -> None:
         help="write cProfile's figures of the job, and of each worker to FILE.worker-N; "
         "python -m pstats FILE reads them",
     )
+    parser.add_argument(
+        "--plan",
+        metavar="FILE",
+        help="with --dry-run: write there what would go, gzipped if it ends in .gz; without: "
+        "delete nothing but what is in there and still dead",
+    )
     parser.add_argument("--stale-after", metavar="S", help="seconds after which a beat is stale")
     parser.add_argument(
         "--orphans", metavar="WHAT", help="ignore, report (the default) or purge keys without beat"
@@ -253,6 +262,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         ),
         ("--clock-tolerance", "S", "warn if clocks differ by more seconds (default 5)"),
         ("--max-clock-skew", "S", "refuse if they do (default 300)"),
+        ("--max-plan-age", "S", "refuse a plan that is older (default 3600)"),
         ("--confirm-above", "N", "on a terminal, ask before more coordinators go (default 100)"),
     ):
         group.add_argument(flag, metavar=metavar, help=text)
@@ -374,6 +384,8 @@ def _run(arguments: argparse.Namespace) -> int:
         _require_writable(Path(arguments.json))
     if arguments.profile:
         _require_file(Path(arguments.profile))
+    if arguments.plan:
+        _require_plan(arguments)
     stop = _StopSignals()
     with stop:
         report = _sweep(
@@ -382,12 +394,17 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.show,
             stop,
             arguments.profile,
+            arguments.plan,
             asks=not arguments.yes and sys.stdin.isatty() and sys.stderr.isatty(),
         )
+    if arguments.plan and arguments.dry_run:
+        _tell_of_plan(report)
     _publish(report, arguments.json)
     if report.status == "refused":
         for problem in report.errors:
             _say(f"cleanup-job: refused, nothing was deleted: {problem.message}")
+    if arguments.plan and _plan_is_missing(report):
+        return EXIT_USAGE
     return _exit_code(report, stop.received)
 
 
@@ -407,6 +424,7 @@ def _sweep(
     show: int,
     stop: _StopSignals,
     profile: str | None = None,
+    plan_path: str | None = None,
     *,
     asks: bool = False,
 ) -> Report:
@@ -421,6 +439,7 @@ def _sweep(
         show=show,
         observer=Bars(lambda: bool(stop.received), asks=asks),
         profile=profile,
+        plan_path=plan_path,
     )
     # A run leaves no cycles that are worth a collection, which looks at every entry of every list:
     # 28 ms in the middle of a purge of 100,000 coordinators.
@@ -454,6 +473,28 @@ def _publish(report: Report, json_path: str | None) -> None:
     if json_path:
         _write_whole(Path(json_path), to_json(report))
     _put(to_text(report))
+
+
+def _tell_of_plan(report: Report) -> None:
+    """Say where the plan is, and what to do with it; or why there is none."""
+    from cleanup_job.plan_file import NOT_WRITTEN, UNFINISHED
+
+    plan = report.plan
+    if plan is not None:
+        _say(
+            f"plan written to {plan.file} ({plan.coordinators:,} coordinators, {plan.keys:,} "
+            f"keys); execute it with: cleanup-job run --plan {shlex.quote(plan.file)}, and the "
+            "same settings"
+        )
+    for warning in report.warnings:
+        if warning.code in (NOT_WRITTEN, UNFINISHED):
+            _say(f"cleanup-job: {warning.message}")
+
+
+def _plan_is_missing(report: Report) -> bool:
+    from cleanup_job.plan_file import NOT_WRITTEN
+
+    return any(warning.code == NOT_WRITTEN for warning in report.warnings)
 
 
 def _exit_code(report: Report, received: int) -> int:
@@ -587,6 +628,19 @@ def _require_writable(path: Path) -> None:
         raise ConfigError(f"--json: {path} can't be written; name a file in a folder that can be")
 
 
+def _require_plan(arguments: argparse.Namespace) -> None:
+    """Find out before the run that its plan would replace something else, or be replaced."""
+    from cleanup_job import plan_file
+
+    path = Path(arguments.plan)
+    for name in ("json", "profile", "journal", "config"):
+        other = getattr(arguments, name, None)
+        if other and Path(other).resolve() == path.resolve():
+            raise ConfigError(f"--plan: {path} is the file of --{name} too; name another one")
+    if arguments.dry_run:
+        plan_file.require_writable(path)
+
+
 def _require_file(path: Path) -> None:
     """The same for a profile, which is written in place, with others beside it."""
     there = path.exists()
@@ -599,21 +653,11 @@ def _require_file(path: Path) -> None:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half of it.
-
-    A link stays a link, and what is no file (/dev/null, a pipe) is written to, not replaced.
-    """
-    path = path.resolve()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    """Write the report; if that can't be, it goes to stdout, so that it is not lost."""
     try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-            return
-        partial.write_bytes(content)
-        partial.replace(path)
+        with replacing(path) as file:
+            file.write(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         _put(content)
         raise ConfigError(
             f"--json: {path} can't be written ({error.strerror}); the report is on stdout"

@@ -15,16 +15,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
+from pathlib import Path
 from time import perf_counter, process_time
 from typing import TypeVar
 
 from msgspec import structs
 
-from cleanup_job import brakes, topology, wire
+from cleanup_job import brakes, plan_file, topology, wire
 from cleanup_job import report as reports
 from cleanup_job.config import Config
 from cleanup_job.errors import (
     CleanupJobError,
+    ConfigError,
     CursorOrderError,
     RefusedError,
     ServerUnavailableError,
@@ -56,7 +58,18 @@ from cleanup_job.model import (
     pack,
     printable,
 )
-from cleanup_job.plan import Plan, Preview, hold_back, make_plan, preview_of
+from cleanup_job.plan import (
+    Plan,
+    Preview,
+    Scope,
+    everything,
+    hold_back,
+    listed,
+    make_plan,
+    preview_of,
+    scope_of,
+)
+from cleanup_job.plan_file import PlanFile
 from cleanup_job.pool import Pool, open_pool, workers_for
 from cleanup_job.purge import account_for_lost, leave, preflight, purge, spare
 from cleanup_job.report import Report
@@ -117,6 +130,7 @@ class _Sweep:
     dry_run: bool
     show: int
     run_id: str
+    plan_path: Path | None
     lease: Lease | None = None
     warnings: tuple[Problem, ...] = ()
 
@@ -153,6 +167,7 @@ def run(
     show: int = 5,
     observer: Observer | None = None,
     profile: str | None = None,
+    plan_path: str | None = None,
 ) -> Report:
     """Find dead coordinators and delete what is theirs.
 
@@ -162,12 +177,16 @@ def run(
         show: how many samples of each verdict the report has.
         observer: is told of progress, and may stop the run.
         profile: where worker processes write their profiles; see `open_pool`.
+        plan_path: a plan file. A dry run writes it (if it can't, the report has no `plan`, and a
+            warning), another run deletes nothing that is not in it.
 
     Raises:
+        ConfigError: the plan file can't be read, or is damaged.
         ServerUnavailableError: the servers could not be surveyed; nothing was deleted.
         LockedError: another run is at the same keys.
         ServerRefusedError: they will not let us; nothing was deleted.
-        RefusedError: part of a cluster is not there, and that was not allowed.
+        RefusedError: part of a cluster is not there, and that was not allowed; the plan is for
+            other servers or settings, or too old.
     """
     clock = _Clock(observer or Observer())
     sweep = _Sweep(
@@ -179,9 +198,15 @@ def run(
         dry_run,
         show,
         secrets.token_hex(4),
+        Path(plan_path) if plan_path else None,
     )
+    by_plan = _read_plan(sweep)
     first = topology.discover(sweep.access)
     _require_whole(sweep, first)
+    began_ms = topology.clock_ms(first.servers[0]) if sweep.plan_path else 0
+    if by_plan:
+        plan_file.require_target(by_plan, first)
+        plan_file.require_young(by_plan, began_ms, config)
     sweep.observer.found(first)
     workers = workers_for(config.workers, config.engine, first.keys)
     with _leased(sweep, first) as sweep, open_pool(config.engine, workers, profile) as pool:
@@ -191,16 +216,22 @@ def run(
         with clock.phase("judge", 0):
             verdicts = decide(surveyed.findings, sweep.schema, surveyed.uncovered)
             surveyed = surveyed.without_names()
-            plan = _plan(sweep, pool, surveyed, verdicts)
+            scope = _scope(sweep, surveyed, verdicts, by_plan)
+            plan = _plan(sweep, pool, surveyed, verdicts, scope)
             surveyed = replace(surveyed, stopped=surveyed.stopped or sweep.observer.stopping())
         refused = _refusals(sweep, surveyed.target, verdicts, plan)
         with clock.phase("purge", plan.size):
             goes = not (dry_run or refused)
             outcomes = _purge(sweep, pool, surveyed, plan) if goes else []
+    plan_use = (
+        _plan_use(by_plan, scope, plan)
+        if by_plan
+        else _write_plan(sweep, surveyed, verdicts, plan, began_ms)
+    )
     hopeless = any(outcome.hopeless for outcome in outcomes)
     after = _look_once_more(sweep, surveyed.target, 0 if hopeless else None)
     seen = _Seen(first, surveyed.target, after)
-    return _report(sweep, clock, seen, surveyed, verdicts, plan, outcomes, refused)
+    return _report(sweep, clock, seen, surveyed, verdicts, scope, plan, outcomes, refused, plan_use)
 
 
 def _require_whole(sweep: _Sweep, target: Target) -> None:
@@ -474,21 +505,26 @@ def _per_node(sweep: _Sweep, pool: Pool, target: Target) -> int:
 # -- plan ------------------------------------------------------------------------------------
 
 
-def _plan(sweep: _Sweep, pool: Pool, surveyed: _Surveyed, verdicts: Verdicts) -> Plan:
+def _plan(sweep: _Sweep, pool: Pool, surveyed: _Surveyed, verdicts: Verdicts, scope: Scope) -> Plan:
     """What will go: everything of stale coordinators, and of orphans if it is asked for."""
     target = surveyed.target
     if sweep.config.orphans != "purge" or not _tracks_idle_time(target):
         return make_plan(
-            verdicts, sweep.schema, clustered=target.clustered, covered=surveyed.covered
+            verdicts,
+            sweep.schema,
+            clustered=target.clustered,
+            covered=surveyed.covered,
+            left_out=scope.left_out,
         )
-    young = _young_orphans(sweep, pool, surveyed, verdicts)
+    young = _young_orphans(sweep, pool, surveyed, verdicts, scope.orphans)
     return make_plan(
         verdicts,
         sweep.schema,
         clustered=target.clustered,
         covered=surveyed.covered,
-        orphans=verdicts.orphan_ids() - young,
+        orphans=scope.orphans - young,
         orphan_grace_s=sweep.config.orphan_grace,
+        left_out=scope.left_out,
     )
 
 
@@ -497,11 +533,19 @@ def _tracks_idle_time(target: Target) -> bool:
 
 
 def _young_orphans(
-    sweep: _Sweep, pool: Pool, surveyed: _Surveyed, verdicts: Verdicts
+    sweep: _Sweep,
+    pool: Pool,
+    surveyed: _Surveyed,
+    verdicts: Verdicts,
+    orphans: frozenset[bytes],
 ) -> set[bytes]:
-    """The orphans of which some key was touched within `orphan_grace`."""
+    """Those of the orphans of which some key was touched within `orphan_grace`."""
     owner = {
-        key: name for family in verdicts.orphans for name, keys in family.items() for key in keys
+        key: name
+        for family in verdicts.orphans
+        for name, keys in family.items()
+        if name in orphans
+        for key in keys
     }
     tasks = [
         IdleTask(surveyed.target.routes, sweep.schema, pack(keys), sweep.config.orphan_grace)
@@ -544,6 +588,68 @@ def _refusals(sweep: _Sweep, target: Target, verdicts: Verdicts, plan: Plan) -> 
 
 def _clocks_ahead_ms(target: Target) -> dict[str, int]:
     return {server.address: server.clock_ahead_ms for server in target.servers}
+
+
+# -- the plan as a file ------------------------------------------------------------------------
+
+
+def _read_plan(sweep: _Sweep) -> PlanFile | None:
+    """The plan to execute, if there is one; all is checked that takes no server."""
+    if sweep.plan_path is None or sweep.dry_run:
+        return None
+    by_plan = plan_file.read(sweep.plan_path)
+    plan_file.require_settings(by_plan, sweep.config, sweep.access.endpoint.db)
+    return by_plan
+
+
+def _scope(
+    sweep: _Sweep, surveyed: _Surveyed, verdicts: Verdicts, by_plan: PlanFile | None
+) -> Scope:
+    """What may go: anything dead, or only what is in the plan and still dead."""
+    if by_plan is None or surveyed.stopped:
+        return everything(verdicts)
+    plan_file.require_target(by_plan, surveyed.target)
+    return scope_of(verdicts, sweep.schema, by_plan.coordinators())
+
+
+def _plan_use(by_plan: PlanFile, scope: Scope, plan: Plan) -> reports.PlanUse:
+    header = by_plan.header
+    return reports.PlanUse(
+        file=str(by_plan.path),
+        created_at=header.created_at,
+        coordinators=header.coordinators,
+        keys=by_plan.keys,
+        due=plan.coordinators,
+        gone_or_alive=scope.gone_or_alive,
+        changed=len(scope.changed),
+    )
+
+
+def _write_plan(
+    sweep: _Sweep, surveyed: _Surveyed, verdicts: Verdicts, plan: Plan, began_ms: int
+) -> reports.PlanUse | Problem | None:
+    """Write the plan of a dry run, if it is asked for; what came of it."""
+    path = sweep.plan_path
+    if path is None:
+        return None
+    if surveyed.stopped:
+        message = f"--plan: {path} is not written, since the run was stopped"
+        return Problem(plan_file.UNFINISHED, message, 1)
+    header = plan_file.header_for(
+        sweep.config,
+        plan_file.PlannedTarget.of(surveyed.target, sweep.access.endpoint.db),
+        sweep.run_id,
+        began_ms,
+        plan.coordinators,
+        plan.counts,
+    )
+    try:
+        plan_file.write(path, header, listed(verdicts, sweep.schema, plan.orphans))
+    except ConfigError as error:
+        # The run was good for its report, which must not be lost with the file.
+        return Problem(plan_file.NOT_WRITTEN, str(error), 1)
+    count = header.coordinators
+    return reports.PlanUse(str(path), header.created_at, count, plan.size, due=count)
 
 
 # -- purge -----------------------------------------------------------------------------------
@@ -726,9 +832,11 @@ def _report(
     seen: _Seen,
     surveyed: _Surveyed,
     verdicts: Verdicts,
+    scope: Scope,
     plan: Plan,
     outcomes: Sequence[Outcome],
     refused: Sequence[Problem],
+    plan_use: reports.PlanUse | Problem | None,
 ) -> Report:
     target = surveyed.target
     matched = dict(zip(sweep.schema.family_names, verdicts.matched, strict=True))
@@ -784,12 +892,14 @@ def _report(
         partitions=reports.walks(surveyed.findings),
         losses=[reports.Loss(printable(name), keys) for name, keys in losses.items()],
         samples=[reports.example(sample) for sample in _samples(verdicts, sweep)],
+        plan=plan_use if isinstance(plan_use, reports.PlanUse) else None,
         warnings=[
             *sweep.warnings,
             *surveyed.warnings,
             *(_would_be_refused(refused) if sweep.dry_run else ()),
             *_clock_warnings(sweep, target, verdicts, refused),
-            *_warnings(sweep, surveyed, verdicts, plan, outcomes),
+            *_plan_warnings(sweep, scope, plan_use),
+            *_warnings(sweep, surveyed, verdicts, scope, plan, outcomes),
         ],
         errors=errors,
     )
@@ -897,10 +1007,25 @@ def _samples(verdicts: Verdicts, sweep: _Sweep) -> Iterator[Sample]:
         yield from islice(verdicts.kept_as(kind), show)
 
 
+def _plan_warnings(
+    sweep: _Sweep, scope: Scope, plan_use: reports.PlanUse | Problem | None
+) -> Iterator[Problem]:
+    if isinstance(plan_use, Problem):
+        yield plan_use
+    if scope.changed:
+        message = "coordinators have keys that the plan does not name, and were left as a whole"
+        yield Problem("changed_since_plan", message, len(scope.changed), _names(scope.changed))
+    is_executed = plan_use is not None and not sweep.dry_run
+    if is_executed and scope.orphans and sweep.config.orphans != "purge":
+        message = "orphans of the plan were left; --orphans purge, as planned, deletes their keys"
+        yield Problem("orphans_left", message, len(scope.orphans), _names(scope.orphans))
+
+
 def _warnings(
     sweep: _Sweep,
     surveyed: _Surveyed,
     verdicts: Verdicts,
+    scope: Scope,
     plan: Plan,
     outcomes: Sequence[Outcome],
 ) -> Iterator[Problem]:
@@ -920,8 +1045,8 @@ def _warnings(
                 "know how long a key was untouched"
             )
             yield Problem("no_idle_time", message, len(orphans), _names(orphans))
-        elif orphans - plan.orphans:
-            young = orphans - plan.orphans
+        elif scope.orphans - plan.orphans:
+            young = scope.orphans - plan.orphans
             message = (
                 f"orphans were kept: a key was touched within {sweep.config.orphan_grace} s, or "
                 "the server can't tell (small integers), or it could name too many ids"

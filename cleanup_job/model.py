@@ -599,6 +599,18 @@ class IdleTask(msgspec.Struct, frozen=True):
     min_idle_s: int
 
 
+class Planned(NamedTuple):
+    """One coordinator of a plan, stale or orphaned, with its owned keys by family.
+
+    The heartbeat of a stale one goes without saying.
+    """
+
+    coordinator_id: bytes
+    kind: Kind
+    keys: dict[str, list[bytes]]
+    age_ms: int | None = None
+
+
 class Problem(msgspec.Struct, frozen=True):
     """Something that went wrong, or needs attention, with examples."""
 

@@ -12,6 +12,9 @@ A script's keys must lie in one slot of a cluster. So a coordinator that lies in
 hash tags, all do) is batched with others of that slot, and nothing changes for it. Any other is
 spread too: its owned keys go in *scattered* batches, whose guards are read just before, and its
 heartbeat in a batch of its slot in wave 1.
+
+Where a plan that was made before is executed (`plan_file`), it only takes away from the verdicts:
+`scope_of` says what it leaves, and keys that name others too are guarded as ever.
 """
 
 from __future__ import annotations
@@ -33,8 +36,10 @@ from cleanup_job.model import (
     HEARTBEAT,
     KEYS_PER_BATCH,
     Batch,
+    Kind,
     Lot,
     Owned,
+    Planned,
     Schema,
     length_of,
 )
@@ -141,40 +146,139 @@ def make_plan(
     covered: bool = True,
     orphans: Iterable[bytes] = (),
     orphan_grace_s: int = 0,
+    left_out: Collection[int] = (),
 ) -> Plan:
-    """Plan the purge of all stale coordinators, and of these orphans.
+    """Plan the purge of all stale coordinators but those `left_out`, and of these orphans.
 
     An orphan with a key that could name more ids than can be checked is left out. What was not
     `covered` may hold keys of any coordinator, so that all heartbeats wait for the last wave.
+    The heartbeats of those that are left out still guard the keys that name them too.
     """
     # A batch of few enough keys may still be too long to send.
     # For each of its keys it has a name, or a name and a heartbeat.
     is_long = 2 * verdicts.longest * KEYS_PER_BATCH > BYTES_PER_BATCH
-    spread = _spread_places(verdicts, is_long)
+    spread = _spread_places(verdicts, is_long).difference(left_out)
     slots = _slots(verdicts, schema, clustered=clustered, covered=covered)
-    waiting = spread if not slots else {*spread, *_places_of(None, slots)}
+    waiting = spread
+    if slots:
+        waiting = {*spread, *_places_of(None, slots)}.difference(left_out)
     batches = _spread_batches(verdicts, spread, schema, clustered=clustered)
     checkable = frozenset(name for name in orphans if _is_checkable(name, verdicts, schema))
     if checkable:
         batches += orphan_batches(checkable, verdicts, schema, orphan_grace_s, clustered=clustered)
     return Plan(
-        _lot(verdicts, spread, slots, is_long),
+        _lot(verdicts, spread.union(left_out), slots, is_long),
         tuple(batches),
         _heartbeats(verdicts, waiting, schema, is_long, clustered=clustered),
-        _counts(verdicts, schema, checkable),
+        _counts(verdicts, schema, checkable, left_out),
         checkable,
         orphan_grace_s if checkable else 0,
     )
 
 
-def _counts(verdicts: Verdicts, schema: Schema, orphans: Collection[bytes]) -> dict[str, int]:
+def _counts(
+    verdicts: Verdicts, schema: Schema, orphans: Collection[bytes], left_out: Collection[int]
+) -> dict[str, int]:
     counts = {
-        name: len(owned.owners) + sum(len(lost.get(orphan, ())) for orphan in orphans)
+        name: _count(owned, left_out) + sum(len(lost.get(orphan, ())) for orphan in orphans)
         for (name, _), owned, lost in zip(
             schema.owned, verdicts.owned, verdicts.orphans, strict=True
         )
     }
-    return {**counts, HEARTBEAT: len(verdicts.stale.ids)}
+    return {**counts, HEARTBEAT: len(verdicts.stale.ids) - len(left_out)}
+
+
+def _count(owned: Owned, left_out: Collection[int]) -> int:
+    if not left_out:
+        return len(owned.owners)
+    return sum(owner not in left_out for owner in owned.owners)
+
+
+# -- a plan that was made before ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a plan that was made before leaves of the verdicts.
+
+    Attributes:
+        orphans: those that may go.
+        left_out: the stale coordinators that must stay, as places in `verdicts.stale.ids`.
+        changed: ids that were planned and have a key that was not.
+        gone_or_alive: how many were planned and are not what they were: alive, gone, or their
+            heartbeats expired or can't be read.
+    """
+
+    orphans: frozenset[bytes]
+    left_out: frozenset[int] = frozenset()
+    changed: tuple[bytes, ...] = ()
+    gone_or_alive: int = 0
+
+
+def everything(verdicts: Verdicts) -> Scope:
+    """Without such a plan, all that is stale or orphaned may go."""
+    return Scope(frozenset(verdicts.orphan_ids()))
+
+
+def scope_of(verdicts: Verdicts, schema: Schema, planned: Iterable[Planned]) -> Scope:
+    """Only what was planned may go, and of that only what is still as dead as it was.
+
+    A coordinator with a key that was not planned is left as a whole. Else that key would stay
+    without its heartbeat, and the next run could not tell whose it was.
+    """
+    stale = verdicts.stale
+    goes = bytearray(len(stale.ids))
+    orphans: set[bytes] = set()
+    changed: list[bytes] = []
+    gone_or_alive = 0
+    for one in planned:
+        name = one.coordinator_id
+        place = stale.places.get(name)
+        if one.kind is Kind.STALE and place is not None:
+            now = [owned.between(place, place + 1, stale.ids) for owned in verdicts.owned]
+        else:
+            now = [lost.get(name, []) for lost in verdicts.orphans]
+            if one.kind is Kind.STALE or not any(now):
+                gone_or_alive += 1
+                continue
+        if not _names_all(one, now, schema):
+            changed.append(name)
+        elif one.kind is Kind.STALE and place is not None:
+            goes[place] = True
+        else:
+            orphans.add(name)
+    left_out = frozenset(place for place, may_go in enumerate(goes) if not may_go)
+    return Scope(frozenset(orphans), left_out, tuple(changed), gone_or_alive)
+
+
+def _names_all(planned: Planned, now: Sequence[Sequence[bytes]], schema: Schema) -> bool:
+    """True if every key that the coordinator has by now was planned."""
+    return all(
+        not keys or set(keys) <= set(planned.keys.get(family, ()))
+        for (family, _), keys in zip(schema.owned, now, strict=True)
+    )
+
+
+def listed(verdicts: Verdicts, schema: Schema, orphans: Collection[bytes]) -> Iterator[Planned]:
+    """All stale coordinators and these orphans with their keys, in the order of ids."""
+    names = [name for name, _ in schema.owned]
+    stale = verdicts.stale
+
+    def of_stale(place: int, name: bytes) -> Planned:
+        keys = [owned.between(place, place + 1, stale.ids) for owned in verdicts.owned]
+        by_family = dict(zip(names, keys, strict=True))
+        return Planned(name, Kind.STALE, by_family, stale.ages_ms[place])
+
+    def of_orphan(name: bytes) -> Planned:
+        keys = [lost.get(name, []) for lost in verdicts.orphans]
+        return Planned(name, Kind.ORPHANED, dict(zip(names, keys, strict=True)))
+
+    return heapq.merge(
+        map(of_stale, range(len(stale.ids)), stale.ids), map(of_orphan, sorted(orphans))
+    )
+
+
+# -- what is left ------------------------------------------------------------------------------
 
 
 class Preview(NamedTuple):
@@ -305,14 +409,14 @@ def _places_of(wanted: int | None, slots: Sequence[int | None]) -> Iterator[int]
 
 
 def _lot(
-    verdicts: Verdicts, spread: Collection[int], slots: Sequence[int | None], is_long: bool
+    verdicts: Verdicts, apart: Collection[int], slots: Sequence[int | None], is_long: bool
 ) -> Lot:
-    """All coordinators but those that are spread, those of a slot together."""
+    """All coordinators but those that are spread or left out, those of a slot together."""
     stale = verdicts.stale
     lot = Lot(stale.ids, stale.prints, verdicts.owned, slots, is_long)
-    if not spread and len(set(slots)) <= 1:
+    if not apart and len(set(slots)) <= 1:
         return lot  # as it is, which is how almost all are
-    places = [place for place in range(len(stale.ids)) if place not in spread]
+    places = [place for place in range(len(stale.ids)) if place not in apart]
     if slots:
         places.sort(key=lambda place: _turn(slots[place]))
     new_places = dict(zip(places, range(len(places)), strict=True))

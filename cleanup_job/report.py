@@ -150,6 +150,26 @@ class Loss(msgspec.Struct, frozen=True):
     keys: int
 
 
+class PlanUse(msgspec.Struct, frozen=True):
+    """The plan file that was written, or executed.
+
+    Attributes:
+        created_at: by the server's clock.
+        coordinators: stale and orphaned ones in it, with so many `keys`, heartbeats too.
+        due: how many of them go by now; all, in the dry run that wrote it.
+        gone_or_alive: how many are not any more what they were.
+        changed: how many have keys that are not in it, and were left as a whole.
+    """
+
+    file: str
+    created_at: str
+    coordinators: int
+    keys: int
+    due: int
+    gone_or_alive: int = 0
+    changed: int = 0
+
+
 class PartitionWalk(msgspec.Struct, frozen=True):
     """One partition: `scanned` is what its SCAN calls returned."""
 
@@ -188,6 +208,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     client: ClientUse = ClientUse()
     nodes: list[NodeUse] = []
     workers: int = 1
+    plan: PlanUse | None = None
     losses: list[Loss] = []
     partitions: list[PartitionWalk] = []
     samples: list[Example] = []
@@ -323,6 +344,8 @@ def to_text(report: Report) -> str:
     """The report for people, in at most 80 columns where ids and messages allow."""
     lines = [_headline(report), ""]
     lines += _coordinator_lines(report)
+    if report.plan and not report.dry_run:
+        lines += _plan_lines(report.plan)
     lines += ["", *_key_table(report)]
     if report.samples:
         lines += ["", *_sample_lines(report.samples)]
@@ -363,6 +386,15 @@ def _coordinator_lines(report: Report) -> list[str]:
             [f"{found.revived:,} revived and spared", f"{found.orphans_purged:,} orphans purged"],
         )
     return lines
+
+
+def _plan_lines(plan: PlanUse) -> list[str]:
+    """How much of the plan that is executed still holds."""
+    parts = [f"{plan.gone_or_alive:,} alive or gone since", f"{plan.changed:,} changed"]
+    return [
+        f"by the plan of {plan.created_at}: {plan.due:,} of {plan.coordinators:,} coordinators",
+        *_wrapped(f"{'':>25}", parts),
+    ]
 
 
 def _wrapped(head: str, parts: Sequence[str]) -> list[str]:

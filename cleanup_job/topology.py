@@ -200,6 +200,16 @@ def _services(wire: Wire) -> list[str]:
     return sorted(bytes(pair.get(b"name", b"?")).decode("utf-8", "replace") for pair in pairs)
 
 
+def clock_ms(server: Server) -> int:
+    """The server's clock, since 1970.
+
+    Raises:
+        CleanupJobError: if it can't be asked.
+    """
+    seconds, micros = wires.borrow(server.endpoint).ask("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 def read_info(wire: Wire) -> dict[str, str]:
     """INFO as names and values.
 

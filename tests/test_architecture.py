@@ -13,11 +13,11 @@ PACKAGE = Path(cleanup_job.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 PURE = {"errors", "keyspace", "pace", "cursors", "model", "acl", "judge", "plan", "brakes"}
-STAGES = {"topology", "survey", "plan", "purge", "pool", "report"}
+STAGES = {"topology", "survey", "plan", "plan_file", "purge", "pool", "report"}
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
 LAYERS = [
-    {"errors", "keyspace", "pace"},
+    {"errors", "keyspace", "pace", "whole_file"},
     {"cursors"},
     {"model"},
     {"acl", "tls", "brakes"},

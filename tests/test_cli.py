@@ -112,7 +112,7 @@ class TestHelp:
         examples = re.findall(
             r"^  (?:\S+=\S+ )?cleanup-job (.*?)(?:  +.*)?$", cli._RUN_EXAMPLES, re.M
         )
-        assert len(examples) == 7
+        assert len(examples) == 9
         for example in examples:
             cli._parser().parse_args(example.split())
 
