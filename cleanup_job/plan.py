@@ -253,10 +253,11 @@ def scope_of(verdicts: Verdicts, schema: Schema, planned: Iterable[Planned]) -> 
 
 def _names_all(planned: Planned, now: Sequence[Sequence[bytes]], schema: Schema) -> bool:
     """True if every key that the coordinator has by now was planned."""
-    return all(
-        not keys or set(keys) <= set(planned.keys.get(family, ()))
-        for (family, _), keys in zip(schema.owned, now, strict=True)
-    )
+    for (family, _), keys in zip(schema.owned, now, strict=True):
+        named = planned.keys.get(family, [])
+        if keys != named and not set(keys) <= set(named):
+            return False
+    return True
 
 
 def listed(verdicts: Verdicts, schema: Schema, orphans: Collection[bytes]) -> Iterator[Planned]:

@@ -531,10 +531,11 @@ def require_target(plan: PlanFile, target: Target) -> None:
     """
     planned = dict(zip(plan.header.target.run_ids, plan.header.target.nodes, strict=False))
     now = {server.run_id: server.address for server in _with_slots(target)}
-    if planned.keys() == now.keys() and "" not in now:
+    same = (planned.keys() & now.keys()) - {""}
+    missing = [_with_run_id(run_id, planned[run_id]) for run_id in planned if run_id not in same]
+    new = [_with_run_id(run_id, now[run_id]) for run_id in now if run_id not in same]
+    if not missing and not new:
         return
-    missing = [_with_run_id(run_id, planned[run_id]) for run_id in planned if run_id not in now]
-    new = [_with_run_id(run_id, now[run_id]) for run_id in now if run_id not in planned]
     what = f"is for {', '.join(missing)}" if missing else "does not know all servers"
     if new:
         what += f", and here is {', '.join(new)}"

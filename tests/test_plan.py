@@ -13,7 +13,7 @@ from cleanup_job.config import Config
 from cleanup_job.judge import MOST_NAMED, Stale, Verdicts, by_owner
 from cleanup_job.keyspace import parse
 from cleanup_job.model import ABSENT, BYTES_PER_BATCH, KEYS_PER_BATCH, Batch, Lot, Owned, Schema
-from cleanup_job.plan import Plan, hold_back, make_plan
+from cleanup_job.plan import Plan, hold_back, limit, listed, make_plan, unlimited
 
 SCHEMA = Config().schema()
 
@@ -173,6 +173,97 @@ class TestEveryPlan:
             words = len(batch.guard_ids) + sum(map(len, batch.keys))
             assert 0 < words < 2 * KEYS_PER_BATCH
             assert batch.size > 0
+
+
+class TestLimits:
+    """A plan that was made before only takes away from what a plan of now would delete."""
+
+    @given(cases, st.data())
+    def test_nothing_outside_of_it_is_planned(
+        self, case: tuple[dict[bytes, int], set[tuple[bytes, bytes]]], data: st.DataObject
+    ) -> None:
+        acks, shared = case
+        now = verdicts(acks, shared)
+        before = [one for one in listed(now, SCHEMA, ()) if data.draw(st.booleans())]
+        # Some had fewer keys when they were planned.
+        for one in before:
+            for keys in one.keys.values():
+                if keys and data.draw(st.booleans()):
+                    keys.pop()
+        limits = limit(now, SCHEMA, before)
+        plan = make_plan(now, SCHEMA, left_out=limits.left_out)
+        named = {heartbeat(one.coordinator_id) for one in before}
+        named |= {key for one in before for keys in one.keys.values() for key in keys}
+        going = Counter(key for batch in batches_of(plan) for key in keys_of(batch))
+        assert going.keys() <= named
+        assert plan.size == going.total() == len(going)
+        assert len(before) == plan.counts["heartbeat"] + len(limits.changed)
+        assert limits.gone_or_alive == 0
+        # All keys of one go, or none.
+        for one in listed(now, SCHEMA, ()):
+            its = {heartbeat(one.coordinator_id), *(k for keys in one.keys.values() for k in keys)}
+            assert going.keys() >= its or not going.keys() & its
+            assert not going.keys() & its or one.coordinator_id not in limits.changed
+        for batch in batches_of(plan):
+            assert list(batch.expected) == list(map(value_of, batch.guard_ids))
+
+    @given(cases)
+    def test_all_of_it_is_the_plan_without_it(
+        self, case: tuple[dict[bytes, int], set[tuple[bytes, bytes]]]
+    ) -> None:
+        now = verdicts(*case)
+        limits = limit(now, SCHEMA, listed(now, SCHEMA, ()))
+        assert limits == unlimited(now)
+        assert make_plan(now, SCHEMA, left_out=limits.left_out) == make_plan(now, SCHEMA)
+
+    def test_one_that_is_left_out_still_guards(self) -> None:
+        now = verdicts({b"a": 0, b"b": 0}, [(b"a", b"b")])
+        plan = make_plan(now, SCHEMA, left_out={1})
+        (batch,) = plan.batches
+        assert batch.guard_ids == [b"a", b"b"]
+        assert (plan.lot.ids, list(plan.last.ids)) == ([], [b"a"])
+
+    @pytest.mark.parametrize(("clustered", "covered"), [(True, True), (False, False)])
+    def test_no_heartbeat_of_those_left_out_waits(self, clustered: bool, covered: bool) -> None:
+        now = verdicts({b"a": 3, b"b": 3})
+        plan = make_plan(now, SCHEMA, clustered=clustered, covered=covered, left_out={0})
+        assert (list(plan.lot.ids), list(plan.last.ids)) == ([b"b"], [b"b"])
+        assert plan.counts["ack"] == 3
+
+    def test_what_became_of_each(self) -> None:
+        before = verdicts(
+            {b"alive": 1, b"changed": 1, b"expired": 1, b"same": 2},
+            orphans={b"lost": [ack(b"lost", 0)], b"back": [ack(b"back", 0)], b"more": []},
+        )
+        now = verdicts(
+            {b"back": 1, b"changed": 2, b"new": 1, b"same": 1},
+            orphans={
+                b"lost": [ack(b"lost", 0)],
+                b"expired": [ack(b"expired", 0)],
+                b"more": [ack(b"more", 0)],
+            },
+        )
+        planned = listed(before, SCHEMA, [b"lost", b"back", b"more"])
+        limits = limit(now, SCHEMA, planned)
+        assert limits.orphans == {b"lost"}
+        assert [now.stale.ids[place] for place in sorted(limits.left_out)] == [
+            b"back",
+            b"changed",
+            b"new",
+        ]
+        assert limits.changed == (b"changed", b"more")
+        assert limits.gone_or_alive == 3  # alive, back, expired
+
+    def test_is_listed_in_the_order_of_ids(self) -> None:
+        now = verdicts({b"a": 1, b"c": 0}, orphans={b"b": [ack(b"b", 1)], b"d": [ack(b"d", 1)]})
+        found = list(listed(now, SCHEMA, [b"d", b"b"]))
+        assert [(one.coordinator_id, one.kind.value, one.age_ms) for one in found] == [
+            (b"a", "stale", 700_000),
+            (b"b", "orphaned", None),
+            (b"c", "stale", 700_000),
+            (b"d", "orphaned", None),
+        ]
+        assert found[0].keys["ack"] == [ack(b"a", 0)]
 
 
 class TestWholeAndSpread:
