@@ -43,7 +43,7 @@ FORMAT = "cleanup-job plan"
 VERSION = 1
 
 COMPRESSION = 3
-"""Of gzip. 100,000 coordinators: 28 MB become 2.5 MB in 0.3 s; 6 takes twice as long for 2.2 MB."""
+"""Of gzip. 100,000 coordinators: 22 MB become 1.9 MB, and 6 saves another 4 %."""
 
 LONGEST_HEADER = 1_000_000
 """Bytes. What has no line end until then is no plan, and need not be read to its end."""
