@@ -13,7 +13,7 @@ from cleanup_job.config import Config
 from cleanup_job.judge import MOST_NAMED, Stale, Verdicts, by_owner
 from cleanup_job.keyspace import parse
 from cleanup_job.model import ABSENT, BYTES_PER_BATCH, KEYS_PER_BATCH, Batch, Lot, Owned, Schema
-from cleanup_job.plan import Plan, hold_back, limit, listed, make_plan, unlimited
+from cleanup_job.plan import Plan, everything, hold_back, listed, make_plan, scope_of
 
 SCHEMA = Config().schema()
 
@@ -190,20 +190,20 @@ class TestLimits:
             for keys in one.keys.values():
                 if keys and data.draw(st.booleans()):
                     keys.pop()
-        limits = limit(now, SCHEMA, before)
-        plan = make_plan(now, SCHEMA, left_out=limits.left_out)
+        scope = scope_of(now, SCHEMA, before)
+        plan = make_plan(now, SCHEMA, left_out=scope.left_out)
         named = {heartbeat(one.coordinator_id) for one in before}
         named |= {key for one in before for keys in one.keys.values() for key in keys}
         going = Counter(key for batch in batches_of(plan) for key in keys_of(batch))
         assert going.keys() <= named
         assert plan.size == going.total() == len(going)
-        assert len(before) == plan.counts["heartbeat"] + len(limits.changed)
-        assert limits.gone_or_alive == 0
+        assert len(before) == plan.counts["heartbeat"] + len(scope.changed)
+        assert scope.gone_or_alive == 0
         # All keys of one go, or none.
         for one in listed(now, SCHEMA, ()):
             its = {heartbeat(one.coordinator_id), *(k for keys in one.keys.values() for k in keys)}
             assert going.keys() >= its or not going.keys() & its
-            assert not going.keys() & its or one.coordinator_id not in limits.changed
+            assert not going.keys() & its or one.coordinator_id not in scope.changed
         for batch in batches_of(plan):
             assert list(batch.expected) == list(map(value_of, batch.guard_ids))
 
@@ -212,9 +212,9 @@ class TestLimits:
         self, case: tuple[dict[bytes, int], set[tuple[bytes, bytes]]]
     ) -> None:
         now = verdicts(*case)
-        limits = limit(now, SCHEMA, listed(now, SCHEMA, ()))
-        assert limits == unlimited(now)
-        assert make_plan(now, SCHEMA, left_out=limits.left_out) == make_plan(now, SCHEMA)
+        scope = scope_of(now, SCHEMA, listed(now, SCHEMA, ()))
+        assert scope == everything(now)
+        assert make_plan(now, SCHEMA, left_out=scope.left_out) == make_plan(now, SCHEMA)
 
     def test_one_that_is_left_out_still_guards(self) -> None:
         now = verdicts({b"a": 0, b"b": 0}, [(b"a", b"b")])
@@ -244,15 +244,15 @@ class TestLimits:
             },
         )
         planned = listed(before, SCHEMA, [b"lost", b"back", b"more"])
-        limits = limit(now, SCHEMA, planned)
-        assert limits.orphans == {b"lost"}
-        assert [now.stale.ids[place] for place in sorted(limits.left_out)] == [
+        scope = scope_of(now, SCHEMA, planned)
+        assert scope.orphans == {b"lost"}
+        assert [now.stale.ids[place] for place in sorted(scope.left_out)] == [
             b"back",
             b"changed",
             b"new",
         ]
-        assert limits.changed == (b"changed", b"more")
-        assert limits.gone_or_alive == 3  # alive, back, expired
+        assert scope.changed == (b"changed", b"more")
+        assert scope.gone_or_alive == 3  # alive, back, expired
 
     def test_is_listed_in_the_order_of_ids(self) -> None:
         now = verdicts({b"a": 1, b"c": 0}, orphans={b"b": [ack(b"b", 1)], b"d": [ack(b"d", 1)]})

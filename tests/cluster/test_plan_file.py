@@ -21,7 +21,7 @@ from tests.servers import ServerCluster
 def test_a_plan_of_a_cluster(
     cluster: ServerCluster, cluster_client: redis.RedisCluster, tmp_path: Path
 ) -> None:
-    config = Config(redis=Redis(cluster.url))
+    config = Config(redis=Redis(cluster.url), expect_all_dead=True)
     path = tmp_path / "plan.gz"
     write_many(cluster_client, 300)
     run(config, dry_run=True, plan_path=str(path))
