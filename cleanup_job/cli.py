@@ -42,7 +42,8 @@ exit codes:
   2        usage, configuration, or the server refuses (password, rights, replica)
   3        partial: something failed, is unknown or was not covered; run again
   4        refused by a safety limit that the message names; nothing was deleted
-  75       try again later: unreachable, loading, or another run is at it; nothing was deleted
+  75       try again later: unreachable, loading, out of memory, or another run is at it; nothing
+           was deleted
   130/143  stopped by Ctrl-C or SIGTERM; batches in flight were finished
 """
 
@@ -106,9 +107,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         # Whoever read our output has gone.
         _drop(sys.stdout)
         code = EXIT_PARTIAL
+    except MemoryError:
+        # In a phase, the job knows more; this is before the first, or behind the last of them.
+        _say("cleanup-job: out of memory, so there is no report; run again with more of it")
+        code = EXIT_PARTIAL
     except KeyboardInterrupt as stop:
         code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
     sys.exit(code)
+
+
+_closed: set[str] = set()
+"""Which of our streams the caller closed."""
 
 
 def _open_closed_streams() -> None:
@@ -119,6 +128,7 @@ def _open_closed_streams() -> None:
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
+            _closed.add(name)
             null = os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(null, "r" if name == "stdin" else "w"))
     for stream in (sys.stdout, sys.stderr):
@@ -153,6 +163,24 @@ def _put(text: str | bytes) -> None:
     except OSError as error:
         _drop(sys.stdout)
         raise ConfigError(f"the output can't be written: {error.strerror}") from error
+
+
+def _put_report(text: str | bytes) -> None:
+    """The report to stdout, or to stderr if that fails: what was done can be told only once.
+
+    Raises:
+        ConfigError: if there was no room for it on stdout.
+        BrokenPipeError: if nobody reads stdout.
+    """
+    as_text = text.decode() if isinstance(text, bytes) else text
+    try:
+        if "stdout" in _closed:
+            _say(f"cleanup-job: stdout is closed; the report:\n{as_text}")
+        else:
+            _put(text)
+    except (BrokenPipeError, ConfigError):
+        _say(f"cleanup-job: stdout takes no more; the report:\n{as_text}")
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -468,11 +496,11 @@ def _publish(report: Report, json_path: str | None) -> None:
     from cleanup_job.report import to_json, to_text
 
     if json_path == "-":
-        _put(to_json(report))
+        _put_report(to_json(report))
         return
     if json_path:
         _write_whole(Path(json_path), to_json(report))
-    _put(to_text(report))
+    _put_report(to_text(report))
 
 
 def _tell_of_plan(report: Report) -> None:
@@ -658,7 +686,7 @@ def _write_whole(path: Path, content: bytes) -> None:
         with replacing(path) as file:
             file.write(content)
     except OSError as error:
-        _put(content)
+        _put_report(content)
         raise ConfigError(
             f"--json: {path} can't be written ({error.strerror}); the report is on stdout"
         ) from error

@@ -70,3 +70,15 @@ class CursorOrderError(CleanupJobError):
     """A SCAN cursor came back out of the order that partitions rely on."""
 
     exit_code = 75
+
+
+class OutOfMemoryError(CleanupJobError):
+    """This process got no more memory; nothing was deleted."""
+
+    exit_code = 75
+
+
+class BrokenOffError(CleanupJobError):
+    """The purge ended in the middle, and there is no report. The next run goes on."""
+
+    exit_code = 3

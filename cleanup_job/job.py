@@ -25,9 +25,11 @@ from cleanup_job import brakes, plan_file, topology, wire
 from cleanup_job import report as reports
 from cleanup_job.config import Config
 from cleanup_job.errors import (
+    BrokenOffError,
     CleanupJobError,
     ConfigError,
     CursorOrderError,
+    OutOfMemoryError,
     RefusedError,
     ServerUnavailableError,
 )
@@ -35,6 +37,8 @@ from cleanup_job.judge import MOST_NAMED, Verdicts, decide
 from cleanup_job.lease import Lease
 from cleanup_job.model import (
     HEARTBEAT,
+    UNTRIED,
+    WORKER_LOST,
     Access,
     Batch,
     Broken,
@@ -57,6 +61,7 @@ from cleanup_job.model import (
     merge_timings,
     pack,
     printable,
+    unpack,
 )
 from cleanup_job.plan import (
     Plan,
@@ -70,8 +75,8 @@ from cleanup_job.plan import (
     scope_of,
 )
 from cleanup_job.plan_file import PlanFile
-from cleanup_job.pool import Pool, open_pool, workers_for
-from cleanup_job.purge import account_for_lost, leave, preflight, purge, spare
+from cleanup_job.pool import Pool, map_again, open_pool, workers_for
+from cleanup_job.purge import leave, look_at_lost, preflight, purge, spare
 from cleanup_job.report import Report
 from cleanup_job.survey import survey, survey_idle, without_slots
 
@@ -187,6 +192,8 @@ def run(
         ServerRefusedError: they will not let us; nothing was deleted.
         RefusedError: part of a cluster is not there, and that was not allowed; the plan is for
             other servers or settings, or too old.
+        OutOfMemoryError: this process got no more memory; nothing was deleted.
+        BrokenOffError: the same in the middle of the purge; the next run goes on.
     """
     clock = _Clock(observer or Observer())
     sweep = _Sweep(
@@ -331,6 +338,8 @@ class _Clock:
         self.observer.began(name, keys)
         try:
             yield
+        except MemoryError:
+            raise _out_of_memory(name) from None
         finally:
             self.observer.ended()
             self.wall_s[name] = round(perf_counter() - began, 4)
@@ -349,6 +358,20 @@ class _Clock:
     def client_cpu_s(self) -> float:
         of_workers = self.pool.cpu_s if self.pool else 0.0
         return process_time() - self._cpu_before_s + of_workers
+
+
+def _out_of_memory(phase: str) -> CleanupJobError:
+    """What to tell when this process gets no more memory. A worker is replaced: see `processes`."""
+    remedy = "give it more, or look for a limit (ulimit -v, MemoryMax=)"
+    if phase == "purge":
+        return BrokenOffError(
+            f"out of memory in the middle of the purge, so there is no report; {remedy}; the next "
+            "run goes on where this one ended",
+            "out_of_memory",
+        )
+    return OutOfMemoryError(
+        f"out of memory in the phase {phase}; nothing was deleted; {remedy}", "out_of_memory"
+    )
 
 
 def _whole_cpu_s() -> float:
@@ -394,12 +417,14 @@ def _cpu_s_between(before: Sequence[Server], after: Sequence[Server]) -> float |
 def _survey(sweep: _Sweep, pool: Pool, target: Target) -> _Surveyed:
     """Walk all servers, and again those that may have got keys behind the walk's back.
 
+    One that is *deadly*, since every worker dies on its way through it, is not walked again.
     Findings are kept by server, since a new walk of one is worth more than the last.
     """
     warnings: list[Problem] = []
     findings: dict[str, list[Findings]] = {}
     settled: frozenset[tuple[str, Importing]] = frozenset()
     again: tuple[Server, ...] = target.servers
+    deadly: set[str] = set()
     for walk in range(MAX_WALKS):
         results = _walk(sweep, pool, again, target, warnings)
         for server in again:
@@ -416,14 +441,19 @@ def _survey(sweep: _Sweep, pool: Pool, target: Target) -> _Surveyed:
             settled |= {(server.node_id, slot) for server in again for slot in server.importing}
         broken = {found.partition.node: found for found in results if isinstance(found, Broken)}
         _require_walked(broken, target)
+        of_deadly = [found for found in broken.values() if found.kills_workers]
+        deadly.update(found.partition.node for found in of_deadly)
+        warnings += [Problem(found.code, found.reason, 1) for found in of_deadly]
         before, target = target, topology.rediscover(sweep.access, target)
         again = topology.to_walk_again(before, target, settled)
         again += tuple(s for s in target.servers if s.address in broken and s not in again)
+        again = tuple(server for server in again if server.address not in deadly)
         if not again:
             break
         names = tuple(server.address for server in again)
         message = "servers restarted, failed over or took over slots, and were walked again"
         warnings.append(Problem("walked_again", message, len(again), names[:3]))
+    again += tuple(server for server in target.servers if server.address in deadly)
     uncovered = target.uncovered.union(*(server.slot_set() for server in again))
     if uncovered and not target.clustered:
         raise ServerUnavailableError(
@@ -432,7 +462,7 @@ def _survey(sweep: _Sweep, pool: Pool, target: Target) -> _Surveyed:
             "restarting",
         )
     if uncovered:
-        message = "slots were not covered: their server was gone, or kept changing"
+        message = "slots were not covered: their server was gone or kept changing, or workers died"
         where = (*(server.address for server in again), *target.unreachable)
         samples = (*topology.slot_texts(uncovered)[:3], *where[:3])
         warnings.append(Problem("uncovered", message, len(uncovered), samples))
@@ -449,8 +479,8 @@ def _require_walked(broken: dict[str, Broken], target: Target) -> None:
         ServerUnavailableError: with the reason of the walk.
     """
     if broken and not target.clustered:
-        reason = next(iter(broken.values())).reason
-        raise ServerUnavailableError(f"{reason}; nothing was deleted", "connection_lost")
+        first = next(iter(broken.values()))
+        raise ServerUnavailableError(f"{first.reason}; nothing was deleted", first.code)
 
 
 def _walk(
@@ -479,20 +509,40 @@ def _walk_partitions(
             sweep.rule,
             target.clustered,
             sweep.config.max_block_ms,
+            sweep.config.max_attempts,
         )
         for partition in partitions
     ]
+    results: list[Findings | Broken] = []
+
+    def again(task: SurveyTask, runs: int) -> SurveyTask | None:
+        """A walk only reads, so what a lost worker had may simply be done again."""
+        if runs < sweep.config.max_attempts and not sweep.observer.stopping():
+            return structs.replace(task, attempt=runs + 1)
+        results.append(_broken(task.partition, pool))
+        return None
+
     per_node = _per_node(sweep, pool, target)
-    results = []
-    for task, found in pool.map(survey, tasks, sweep.observer, per_node=per_node):
-        results.append((task, found))
+    for task, found in map_again(pool, survey, tasks, sweep.observer, again, per_node=per_node):
+        results.append(_broken(task.partition, pool) if found is UNTRIED else found)
         if isinstance(found, Findings):
             sweep.observer.walked(task.partition)
-    # A walk only reads, so what a lost worker had may simply be done again.
-    lost = [task for task, found in results if found is None]
-    with open_pool("serial", 1) as here:
-        results += here.map(survey, lost, sweep.observer)
-    return [found for _, found in results if found is not None]
+    return results
+
+
+def _broken(partition: Partition, pool: Pool) -> Broken:
+    """A partition whose walks ended with their workers."""
+    reason = (
+        f"worker processes died ({', '.join(_deaths(pool))}) on the way through {partition.range} "
+        f"of {partition.node}; look for a memory limit, set fewer workers or engine: serial"
+    )
+    return Broken(partition, reason, WORKER_LOST)
+
+
+def _deaths(pool: Pool) -> tuple[str, ...]:
+    """How workers died, the usual way first."""
+    causes = Counter(pool.deaths or ["nobody saw how"])
+    return tuple(f"{cause}: {times}" for cause, times in causes.most_common(3))
 
 
 def _per_node(sweep: _Sweep, pool: Pool, target: Target) -> int:
@@ -539,7 +589,7 @@ def _young_orphans(
     verdicts: Verdicts,
     orphans: frozenset[bytes],
 ) -> set[bytes]:
-    """Those of the orphans of which some key was touched within `orphan_grace`."""
+    """Those of which some key was touched within `orphan_grace`, or nobody can tell."""
     owner = {
         key: name
         for family in verdicts.orphans
@@ -552,13 +602,16 @@ def _young_orphans(
         for keys in _chunks(list(owner), IDLE_KEYS_PER_TASK)
     ]
     young: set[bytes] = set()
-    for task, touched in pool.map(survey_idle, tasks, sweep.observer):
-        if touched is None:
-            raise ServerUnavailableError(
-                f"lost a worker while it looked at orphans ({len(task.keys)} bytes of names); "
-                "nothing was deleted",
-                "worker_lost",
-            )
+
+    def again(task: IdleTask, runs: int) -> IdleTask | None:
+        if runs < sweep.config.max_attempts and not sweep.observer.stopping():
+            return task
+        # As good as touched: nobody knows.
+        young.update(owner[key] for key in unpack(task.keys))
+        return None
+
+    for task, touched in map_again(pool, survey_idle, tasks, sweep.observer, again):
+        touched = unpack(task.keys) if touched is UNTRIED else touched
         young.update(owner[key] for key in touched)
     return young
 
@@ -744,12 +797,47 @@ def _purge_wave(
     sweep: _Sweep, pool: Pool, target: Target, lot: Lot, batches: Sequence[Batch] = ()
 ) -> list[Outcome]:
     tasks = _tasks(sweep, target, lot, batches, pool.workers)
-    outcomes = []
+    outcomes: list[Outcome] = []
     watch = _PurgeWatch(sweep.observer)
-    for task, outcome in pool.map(purge, tasks, watch):
-        outcomes.append(outcome or account_for_lost(task))
-        watch.hopeless = watch.hopeless or outcomes[-1].hopeless
+
+    def take(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        watch.hopeless = watch.hopeless or outcome.hopeless
+
+    def again(task: PurgeTask, runs: int) -> PurgeTask | None:
+        """What is left of a lost task, as long as it may run again; else it is left."""
+        looked_at, rest = look_at_lost(task)
+        take(looked_at)
+        if rest is None:
+            return None
+        if watch.stopping():
+            take(leave(rest))
+            return None
+        if runs == sweep.config.max_attempts:
+            take(leave(rest, _used_up(runs)))
+            return None
+        return rest
+
+    for task, outcome in map_again(pool, purge, tasks, watch, again):
+        if outcome is UNTRIED:
+            outcome = leave(task, None if watch.stopping() else _no_workers(pool))
+        take(outcome)
     return outcomes
+
+
+def _used_up(runs: int) -> CleanupJobError:
+    times = "the worker process died" if runs == 1 else f"each of {runs} worker processes died"
+    return CleanupJobError(
+        f"{times} that had these keys to delete (max_attempts): they were left", "max_attempts"
+    )
+
+
+def _no_workers(pool: Pool) -> CleanupJobError:
+    return CleanupJobError(
+        f"worker processes die whatever they do ({', '.join(_deaths(pool))}), so keys were left; "
+        "look for a memory limit, set fewer workers or engine: serial",
+        WORKER_LOST,
+    )
 
 
 def _tasks(
@@ -900,6 +988,7 @@ def _report(
             *_clock_warnings(sweep, target, verdicts, refused),
             *_plan_warnings(sweep, scope, plan_use),
             *_warnings(sweep, surveyed, verdicts, scope, plan, outcomes),
+            *_lost_workers(clock.pool),
         ],
         errors=errors,
     )
@@ -1064,6 +1153,17 @@ def _warnings(
     if spared:
         message = "coordinators changed after they were judged, and were spared"
         yield Problem("spared", message, len(spared), _names(spared))
+
+
+def _lost_workers(pool: Pool | None) -> Iterator[Problem]:
+    if pool is None or not pool.deaths:
+        return
+    if pool.reruns:
+        message = "worker processes died, and their tasks were run again"
+        yield Problem(WORKER_LOST, message, pool.reruns, _deaths(pool))
+    else:
+        message = "worker processes died"
+        yield Problem(WORKER_LOST, message, len(pool.deaths), _deaths(pool))
 
 
 def _names(ids: Iterable[bytes]) -> tuple[str, ...]:

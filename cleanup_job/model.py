@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import compress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -24,6 +24,10 @@ HEARTBEAT = "heartbeat"
 
 OUTCOMES = ("deleted", "gone", "spared", "failed", "unknown")
 """What can become of a planned key. Each planned key ends in exactly one of them."""
+
+
+WORKER_LOST = "worker_lost"
+"""The code of problems with worker processes that died."""
 
 
 class Secret(str):
@@ -245,7 +249,12 @@ themselves on an idle server (shared facts §3), so that it only bites where the
 
 
 class SurveyTask(msgspec.Struct, frozen=True):
-    """Walk one partition of one server once."""
+    """Walk one partition of one server once.
+
+    Attributes:
+        max_attempts: how often the walk may be begun, by whomever.
+        attempt: which of these comes next; those before it went down with their workers.
+    """
 
     endpoint: Endpoint
     partition: Partition
@@ -253,6 +262,8 @@ class SurveyTask(msgspec.Struct, frozen=True):
     rule: Rule
     clustered: bool = False
     max_block_ms: float = MAX_BLOCK_MS
+    max_attempts: int = 3
+    attempt: int = 1
 
     @property
     def node(self) -> str:
@@ -334,10 +345,16 @@ def _unpack_findings(fields: dict[str, Any]) -> Findings:
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """A partition that could not be walked, and why."""
+    """A partition that could not be walked, and why; `code` as in errors."""
 
     partition: Partition
     reason: str
+    code: str = "connection_lost"
+
+    @property
+    def kills_workers(self) -> bool:
+        """True if another walk would only cost more workers."""
+        return self.code == WORKER_LOST
 
 
 KEYS_PER_BATCH = 500
@@ -669,6 +686,9 @@ class Pulse(Protocol):
 
 Stage = Callable[[Any, Pulse], Any]
 """A function of one picklable task, which may be run in any process."""
+
+UNTRIED: Final = object()
+"""In place of a result: the task was never begun, and will not be."""
 
 
 class Watch(Protocol):

@@ -1,18 +1,18 @@
 """Map a stage over its tasks: in this process, or over others (see `processes`).
 
 A stage is a function of one picklable task and a `Pulse`. The pool runs it, passes on how it
-gets on, and lets it know when to stop. It repeats nothing, since only the job knows what may be
-repeated.
+gets on, and lets it know when to stop. By itself it repeats nothing, since only the job knows what
+may be repeated; `map_again` repeats what the job lets it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from cleanup_job.model import Stage, Watch
+from cleanup_job.model import UNTRIED, Stage, Watch
 
 KEYS_PER_WORKER = 400_000
 """`workers: auto` adds a worker for so many keys. On two cores a
@@ -30,15 +30,22 @@ class Pool(Protocol):
 
     Attributes:
         cpu_s: what other processes have used for tasks so far.
+        deaths: how each worker ended that died by itself, in words.
+        reruns: how many tasks `map_again` has run again.
     """
 
     workers: int
     cpu_s: float
+    deaths: list[str]
+    reruns: int
 
     def map(
         self, stage: Stage, tasks: Iterable[Task], watch: Watch, *, per_node: int | None = None
     ) -> Iterator[tuple[Task, Any | None]]:
-        """Each task with its result as it comes; None where its worker was lost.
+        """Each task with its result as it comes.
+
+        The result is None where its worker was lost and it may have begun. It is `UNTRIED` where
+        it never began: workers die whatever they do, or one died and the run is to end.
 
         Args:
             stage: what to do.
@@ -50,6 +57,51 @@ class Pool(Protocol):
         Raises:
             CleanupJobError: what the stage raised.
         """
+
+
+def map_again(
+    pool: Pool,
+    stage: Stage,
+    tasks: Iterable[Task],
+    watch: Watch,
+    again: Callable[[Task, int], Task | None],
+    *,
+    per_node: int | None = None,
+) -> Iterator[tuple[Task, Any]]:
+    """As `Pool.map`, but what was lost with its worker runs again as long as `again` lets it.
+
+    A worker that dies takes others with it, and the tasks that these were at. So lost tasks run
+    again one at a time, when all others are through: who loses a worker then has nobody else to
+    blame, and a task that kills every worker costs the others no attempt.
+
+    Args:
+        pool: where to.
+        stage: what to do.
+        tasks: with what.
+        watch: is told of progress.
+        again: is given a task that was lost, and how often it was begun. Returns what is to be
+            run in its place, or None if that was all.
+        per_node: as for `Pool.map`.
+
+    Raises:
+        CleanupJobError: what the stage raised.
+    """
+    lost: list[Task] = []
+    for task, result in pool.map(stage, tasks, watch, per_node=per_node):
+        if result is None:
+            lost.append(task)
+        else:
+            yield task, result
+    for task in lost:
+        runs = 1
+        while (rest := again(task, runs)) is not None:
+            [(task, result)] = pool.map(stage, [rest], watch)
+            if result is not UNTRIED:
+                pool.reruns += 1
+            if result is not None:
+                yield task, result
+                break
+            runs += 1
 
 
 def workers_for(setting: int | str, engine: str, keys: int) -> int:
@@ -98,6 +150,10 @@ class _Serial:
 
     workers = 1
     cpu_s = 0.0
+    reruns = 0
+
+    def __init__(self) -> None:
+        self.deaths: list[str] = []
 
     def map(
         self,

@@ -5,13 +5,17 @@ Invariants:
 - A worker whose job process is gone ends before its next batch: it looks at its parent's pid
   a few times a second and before each batch.
 - A worker that dies takes its pool with it: a new one goes on with what was not begun. What
-  may have been begun is handed back as lost.
+  may have been begun is handed back as lost, and nothing else is. To tell them apart, a worker
+  marks the number of its task before it begins it, and tasks are numbered in the order in which
+  workers get them.
+- A worker without memory dies: nobody knows what state its connections are in.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import multiprocessing
 import os
 import signal
@@ -19,13 +23,15 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
+from multiprocessing import connection
+from operator import itemgetter
 from typing import Any
 
-from cleanup_job.model import Pulse, Stage, Watch
+from cleanup_job.model import UNTRIED, Pulse, Stage, Watch
 
 POLL_S = 0.1
 """How often the job looks at progress and at the stop flag while workers work."""
@@ -39,20 +45,36 @@ AHEAD = 2
 """Tasks that are handed out per worker: the one at hand, and the next, so that it need not wait.
 More would be lost with a worker."""
 
-MOST_STARTS = 4
-"""How often a pool is started anew in one `map`. Whatever kills that many is in the tasks."""
+MOST_IN_VAIN = 30
+"""How many pools may break one after another, none of them with a result. A task that kills its
+workers breaks `max_attempts` of them, 10 at most, and those that run again do so one after another:
+so there may be three of these at once, or ten with the default of 3. What breaks more is not in a
+task. Starting a pool takes some 0.4 s, so that it is over in 12 s."""
+
+MOST_UNBEGUN = 3
+"""How many of these may break before they begin a task. Then it is none that kills them: there is
+no memory to start a worker, or a program does not protect its main module."""
+
+_OUT_OF_MEMORY = errno.ENOMEM
+"""What a worker without memory exits with."""
+
+
+_Numbered = tuple[int, Any]
+"""A task with its number, by which workers mark what they have begun."""
 
 
 class _Shared:
     """The few bytes that the job and its workers share.
 
     None of them has a lock: a worker that is killed while it holds one would hold up all others
-    for ever. Each worker counts what it has done in a place of its own.
+    for ever. Each worker counts what it has done in a place of its own, and marks there the number
+    of the last task that it began.
     """
 
     def __init__(self, context: multiprocessing.context.BaseContext, workers: int) -> None:
         self.stop: Any = context.Value(ctypes.c_byte, 0, lock=False)
         self.done: Any = context.Array(ctypes.c_longlong, workers, lock=False)
+        self.begun: Any = context.Array(ctypes.c_longlong, workers, lock=False)
 
 
 class _Queue:
@@ -94,6 +116,12 @@ class _Queue:
         if self._per_node is not None:
             self._busy[task.node] -= 1
 
+    def put_back(self, tasks: Sequence[Any]) -> None:
+        """Tasks that were to begin, and did not: they come first again."""
+        for task in tasks:
+            self.finish(task)
+        self._waiting.extendleft(reversed(tasks))
+
 
 class Processes:
     """A pool of worker processes on this machine: see `pool.Pool`."""
@@ -102,11 +130,16 @@ class Processes:
         self.workers = workers
         self._profile = profile
         self.cpu_s = 0.0
+        self.deaths: list[str] = []
+        self.reruns = 0
+        self._in_vain = 0
+        self._unbegun = 0
         # A profiler that the job runs would come along with a fork.
         self._start("spawn" if profile else _start_method())
 
     def _start(self, method: str) -> None:
         self._broken = False
+        self._number = 0
         context = multiprocessing.get_context(method)
         self._shared = _Shared(context, self.workers)
         self._executor = ProcessPoolExecutor(
@@ -121,53 +154,91 @@ class Processes:
     ) -> Iterator[tuple[Any, Any | None]]:
         """As `pool.Pool.map`."""
         queue = _Queue(tasks, per_node)
-        for _ in range(MOST_STARTS):
+        while queue:
             if self._broken:
+                if self._is_hopeless() or watch.stopping():
+                    break
                 # By now this process has connections and threads that a fork must not copy.
                 self._start("spawn")
             yield from self._map(stage, queue, watch)
-            if not queue:
-                return
-        yield from ((task, None) for task in queue.rest())
+        yield from ((task, UNTRIED) for task in queue.rest())
+
+    def _is_hopeless(self) -> bool:
+        return self._in_vain >= MOST_IN_VAIN or self._unbegun >= MOST_UNBEGUN
 
     def _map(self, stage: Stage, queue: _Queue, watch: Watch) -> Iterator[tuple[Any, Any | None]]:
         """Run tasks until there are none, or until a worker is lost."""
         reported = sum(self._shared.done)
-        pending: dict[Future[Any], Any] = {}
-        lost: list[Any] = []
-        while pending or (queue and not lost):
-            for task in [] if lost else queue.ready(self.workers * AHEAD - len(pending)):
-                try:
-                    pending[self._executor.submit(_run, stage, task)] = task
-                except BrokenProcessPool:
-                    queue.finish(task)
-                    lost.append(task)
+        pending: dict[Future[Any], _Numbered] = {}
+        unheard: list[_Numbered] = []
+        while pending or (queue and not self._broken):
+            if not self._broken:
+                self._hand_out(stage, queue, pending)
             finished, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
             if not finished and self._has_dead_worker():
-                self.kill()
-                _, unheard = wait(pending, timeout=LAST_RESULTS_S)
-                for future in unheard:
-                    queue.finish(pending[future])
-                    lost.append(pending.pop(future))
+                self._break()
+                _, silent = wait(pending, timeout=LAST_RESULTS_S)
+                unheard += [pending.pop(future) for future in silent]
             self._shared.stop.value = int(watch.stopping())
             done = sum(self._shared.done)
             watch.advanced(done - reported)
             reported = done
             for future in finished:
-                task = pending.pop(future)
-                queue.finish(task)
+                number, task = pending.pop(future)
                 try:
                     result, cpu_s = future.result()
-                except BrokenProcessPool:
-                    lost.append(task)
+                except (BrokenProcessPool, MemoryError):
+                    # Without memory a result can't be packed, and its worker had better go too.
+                    unheard.append((number, task))
+                    self._break()
                 else:
+                    queue.finish(task)
+                    self._in_vain = 0
                     self.cpu_s += cpu_s
                     yield task, result
-        if lost:
-            # The others may still be at work on what counts as lost.
-            self.kill()
-            self._broken = True
-        yield from ((task, None) for task in lost)
+        if self._broken:
+            yield from ((task, None) for task in self._sort_out(unheard, queue))
+
+    def _hand_out(self, stage: Stage, queue: _Queue, pending: dict[Future[Any], _Numbered]) -> None:
+        """Give the workers what they have room for, unless one of them is lost."""
+        ready = queue.ready(self.workers * AHEAD - len(pending))
+        for place, task in enumerate(ready):
+            number = self._number + 1
+            try:
+                pending[self._executor.submit(_run, stage, number, task)] = number, task
+            except BrokenProcessPool:
+                queue.put_back(ready[place:])
+                self._break()
+                return
+            self._number = number
+
+    def _sort_out(self, unheard: list[_Numbered], queue: _Queue) -> list[Any]:
+        """The tasks of a pool that broke which may have been begun; the others wait again."""
+        # All workers are dead by now, so this stays as it is.
+        last = max(self._shared.begun)
+        self._in_vain += 1
+        self._unbegun = 0 if last else self._unbegun + 1
+        unheard.sort(key=itemgetter(0))
+        queue.put_back([task for number, task in unheard if number > last])
+        lost = [task for number, task in unheard if number <= last]
+        for task in lost:
+            queue.finish(task)
+        return lost
+
+    def _break(self) -> None:
+        """End a pool that lost a worker: the others may be at work on what counts as lost."""
+        if self._broken:
+            return
+        self._broken = True
+        processes = {p.sentinel: p for p in self._processes()}
+        dead = [processes[sentinel] for sentinel in connection.wait([*processes], timeout=0)]
+        self.kill()
+        # The executor's own SIGTERM reaches workers that have just been started.
+        codes = [process.exitcode for process in dead if process.exitcode != -signal.SIGTERM]
+        self.deaths += map(_cause, codes)
+
+    def _processes(self) -> list[Any]:
+        return [*(self._executor._processes or {}).values()]  # noqa: SLF001
 
     def _has_dead_worker(self) -> bool:
         """Workers never end by themselves while they have tasks.
@@ -175,8 +246,7 @@ class Processes:
         The executor looks for that too, but not while it reads a result: one that was cut off
         in the middle would be waited for for ever.
         """
-        processes = self._executor._processes or {}  # noqa: SLF001
-        return any(not process.is_alive() for process in processes.values())
+        return any(not process.is_alive() for process in self._processes())
 
     def close(self) -> None:
         """End the workers; what they have begun they finish, up to the batch at hand."""
@@ -188,7 +258,7 @@ class Processes:
 
         The executor's own way is SIGTERM, which they ignore, and it would wait for them.
         """
-        processes = [*(self._executor._processes or {}).values()]  # noqa: SLF001
+        processes = self._processes()
         for process in processes:
             process.kill()
         for process in processes:
@@ -207,6 +277,9 @@ class _WorkerPulse:
         # Processes of a context are numbered on, so those of one pool differ in this.
         self.number = int(multiprocessing.current_process().name.rpartition("-")[2])
         self._place = self.number % len(shared.done)
+
+    def begin(self, number: int) -> None:
+        self._shared.begun[self._place] = number
 
     def advance(self, keys: int) -> None:
         self._shared.done[self._place] += keys
@@ -258,16 +331,30 @@ def _end_with_parent(parent_pid: int) -> None:
     os._exit(1)
 
 
-def _run(stage: Stage, task: Any) -> tuple[Any, float]:
+def _run(stage: Stage, number: int, task: Any) -> tuple[Any, float]:
     """The result, and the CPU in seconds since the last one was handed over.
 
     So the packing of each is counted with the next.
     """
     global _cpu_told_s
     assert _pulse is not None, "tasks run in workers that _start_worker prepared"
-    result = _profiler.run(stage, task, _pulse) if _profiler else stage(task, _pulse)
+    _pulse.begin(number)
+    try:
+        result = _profiler.run(stage, task, _pulse) if _profiler else stage(task, _pulse)
+    except MemoryError:
+        os._exit(_OUT_OF_MEMORY)
     before_s, _cpu_told_s = _cpu_told_s, time.process_time()
     return result, _cpu_told_s - before_s
+
+
+def _cause(exit_code: int | None) -> str:
+    """How a worker ended, in words."""
+    if exit_code == _OUT_OF_MEMORY:
+        return "out of memory"
+    if exit_code is None or exit_code >= 0:
+        return f"exit code {exit_code}"
+    names = {int(number): number.name for number in signal.Signals}
+    return f"killed by {names.get(-exit_code, f'signal {-exit_code}')}"
 
 
 def _start_method() -> str:

@@ -14,6 +14,7 @@ Invariants:
   not, spared because it was never asked for.
 - A call is sent once. When its reply does not come, its keys are looked at again: those that
   are there *failed*, those that are not are *unknown*, since it can't be told who deleted them.
+- The same for a task whose worker died, but what is there of it may run again (see `remains`).
 - A heartbeat goes in the same step as the last of its coordinator's keys, or after it.
 
 Not promised: a coordinator of a scattered batch that comes back between the two round trips has
@@ -31,7 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
-from itertools import repeat
+from itertools import compress, repeat
 
 import redis
 from msgspec import structs
@@ -46,6 +47,7 @@ from cleanup_job.model import (
     HEARTBEAT,
     KEYS_PER_BATCH,
     OUTCOMES,
+    WORKER_LOST,
     Batch,
     Counts,
     Kind,
@@ -59,6 +61,7 @@ from cleanup_job.model import (
     printable,
 )
 from cleanup_job.pace import Pace
+from cleanup_job.remains import remains_of
 from cleanup_job.routes import Router
 from cleanup_job.wire import Reply, Wire, WireLostError
 
@@ -164,11 +167,16 @@ def purge(task: PurgeTask, pulse: Pulse) -> Outcome:
     return run.outcome()
 
 
-def leave(task: PurgeTask) -> Outcome:
-    """The outcome of batches that are never sent: their keys are still there because of us."""
+def leave(task: PurgeTask, error: CleanupJobError | None = None) -> Outcome:
+    """The outcome of batches that are never sent: their keys are still there because of us.
+
+    Args:
+        task: the batches.
+        error: why, if it is not that the run was to end.
+    """
     run = _Purge(task, _Unwatched())
     for batch in run.upcoming():
-        run.leave(batch)
+        run.leave(batch, error)
     return run.outcome()
 
 
@@ -180,15 +188,19 @@ def spare(task: PurgeTask) -> Outcome:
     return run.outcome()
 
 
-def account_for_lost(task: PurgeTask) -> Outcome:
-    """What became of a task whose worker died: look, and repeat nothing.
+def look_at_lost(task: PurgeTask) -> tuple[Outcome, PurgeTask | None]:
+    """What a worker that died left of its task: look, and repeat nothing blindly.
 
-    Running the task again would be harmless, but it would count what the dead worker deleted
-    as gone by itself.
+    Running the task again as it was would be harmless, but it would count what the dead worker
+    deleted as gone by itself.
+
+    Returns:
+        The outcome of what is not there any more, or had better not be touched; and the task of
+        what is still there, if anything is. Together they are the task.
     """
     run = _Purge(task, _Unwatched())
-    run.look_at_all(WorkerLostError())
-    return run.outcome()
+    rest = run.look_at_all()
+    return run.outcome(), rest
 
 
 class _Unwatched:
@@ -201,11 +213,16 @@ class _Unwatched:
         return False
 
 
-class WorkerLostError(CleanupJobError):
-    """A worker process died in the middle of its batches."""
+_LOST = CleanupJobError(
+    "a worker process died; keys that it was to delete are gone, and nobody can tell by whom",
+    WORKER_LOST,
+)
 
-    def __init__(self) -> None:
-        super().__init__("a worker process died; its keys were looked at again", "worker_lost")
+_HEADLESS = CleanupJobError(
+    "a worker process died; keys were left whose heartbeat is gone: the next run takes them for "
+    "an orphan's",
+    "heartbeat_gone",
+)
 
 
 class _Attempt:
@@ -695,23 +712,63 @@ class _Purge:
         self.keys_open -= batch.size
         self.pulse.advance(batch.size)
 
-    def look_at_all(self, error: CleanupJobError) -> None:
-        """Account for batches of which it is not clear what became."""
+    def look_at_all(self) -> PurgeTask | None:
+        """Account for what is not there any more of a lost task; return the rest of it."""
+        there: set[bytes] = set()
         for batch in self.upcoming():
-            self.open += 1
-            self.keys_open += batch.size
-            self._look_again(_Attempt(batch, self.task.schema), error)
-            while self.open:
-                self.router.wait()
+            attempt = _Attempt(batch, self.task.schema)
+            keys = attempt.keys()
+            looks = self._look_now(keys)
+            there.update(compress(keys, (reply == 1 for reply in looks)))
+            if len(looks) != looks.count(1):
+                self._take_looks(attempt, keys, looks)
+        remains = remains_of(self.task, there)
+        for batch in remains.headless:
+            self.leave(batch, _HEADLESS)
+        return remains.rest
 
-    def leave(self, batch: Batch) -> None:
+    def _look_now(self, keys: Sequence[bytes]) -> list[Reply]:
+        """Which keys are there, once that is known. A server that is gone is asked once."""
+        looks: list[Reply] = []
+        if self.hopeless:
+            return [None] * len(keys)
+        self._look(keys, looks.extend)
+        while self.router.in_flight:
+            self.router.wait()
+        self._give_up_if_lost(looks)
+        return looks
+
+    def _take_looks(self, attempt: _Attempt, keys: Sequence[bytes], looks: Sequence[Reply]) -> None:
+        """Count what is not there, and what nobody can say of, as unknown.
+
+        Where it is not there, nothing is left for the next run to find, and the heartbeat may go
+        in its turn. A coordinator that comes back before that has lost it, whoever deleted it.
+        """
+        batch = attempt.batch
+        heartbeat_waits = not (batch.own_heartbeats or batch.is_of_orphans)
+        names = attempt.family_of_each(self.families)
+        for name, key, look, guards in zip(names, keys, looks, attempt.needs(), strict=True):
+            if look == 1:
+                continue
+            self._count(name, unknown=1)
+            self._fail([key], _LOST)
+            owner = batch.guard_ids[guards[0]]
+            if look != 0:
+                self.unsettled.add(owner)
+            elif heartbeat_waits:
+                self.begun[owner] += 1
+
+    def leave(self, batch: Batch, error: CleanupJobError | None = None) -> None:
         """Count a batch that was never sent: its keys are still there because of us."""
         for name, keys in zip(self.families, batch.keys, strict=False):
             self._count(name, failed=len(keys))
         self._count(HEARTBEAT, failed=batch.own_heartbeats)
-        self.not_attempted += batch.size
-        needs = _Attempt(batch, self.task.schema).needs()
-        self.unsettled.update(batch.guard_ids[guards[0]] for guards in needs)
+        attempt = _Attempt(batch, self.task.schema)
+        if error is None:
+            self.not_attempted += batch.size
+        else:
+            self._fail(attempt.keys(), error)
+        self.unsettled.update(batch.guard_ids[guards[0]] for guards in attempt.needs())
 
     def spare(self, batch: Batch) -> None:
         """Count a batch of heartbeats that was never sent because they are to stay."""

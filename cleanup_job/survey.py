@@ -62,9 +62,6 @@ FIRST_READ = 50
 IDLE_READS_IN_FLIGHT = 500
 """OBJECT IDLETIME takes one key, so many are sent before the first is awaited."""
 
-MAX_ATTEMPTS = 3
-"""How often a partition is walked when the connection breaks in the middle."""
-
 PAUSE_BETWEEN_ATTEMPTS_S = 0.5
 
 
@@ -72,14 +69,14 @@ def survey(task: SurveyTask, pulse: Pulse) -> Findings | Broken:
     """Walk one partition; on a broken connection walk it again.
 
     Returns:
-        What is there; or, if it could not be walked in `MAX_ATTEMPTS` times, why.
+        What is there; or, if it could not be walked in `max_attempts` times, why.
 
     Raises:
         ServerRefusedError: if the user lacks a right.
         CursorOrderError: if cursors come in another order than partitions rely on.
     """
     timings: list[Timings] = []
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    for attempt in range(task.attempt, task.max_attempts + 1):
         started = perf_counter()
         try:
             walk = _Walk(task, wires.borrow(task.endpoint), pulse)
@@ -94,7 +91,7 @@ def survey(task: SurveyTask, pulse: Pulse) -> Findings | Broken:
             reason = str(error)
             if task.clustered and error.code == "unreachable":
                 break  # somebody else may have its slots by now, which is for the job to find out
-        if attempt < MAX_ATTEMPTS:
+        if attempt < task.max_attempts:
             time.sleep(PAUSE_BETWEEN_ATTEMPTS_S * attempt)
     return Broken(task.partition, reason)
 

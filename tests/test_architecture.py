@@ -12,7 +12,9 @@ import cleanup_job
 PACKAGE = Path(cleanup_job.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
-PURE = {"errors", "keyspace", "pace", "cursors", "model", "acl", "judge", "plan", "brakes"}
+PURE = {
+    "errors", "keyspace", "pace", "cursors", "model", "acl", "judge", "plan", "brakes", "remains"
+}  # fmt: skip
 STAGES = {"topology", "survey", "plan", "plan_file", "purge", "pool", "report"}
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
@@ -21,7 +23,7 @@ LAYERS = [
     {"cursors"},
     {"model"},
     {"acl", "tls", "brakes"},
-    {"judge", "wire", "yaml_file"},
+    {"judge", "remains", "wire", "yaml_file"},
     {"config"},
     {"routes", "embedded", "processes"},
     {"lease"},

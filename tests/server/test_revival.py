@@ -104,12 +104,12 @@ def test_no_coordinator_refreshed_before_its_turn_loses_a_key(
     assert revived > 0, "the writer never came in time: this test showed nothing"
 
 
-def write_many(client: redis.Redis, count: int) -> None:
+def write_many(client: redis.Redis, count: int, name: str = "dead") -> None:
     value = beat(now_ms(client) - STALE_MS)
     pairs: dict[bytes, str] = {}
     for number in range(count):
-        pairs[heartbeat_key(f"dead-{number}")] = value
-        pairs.update(dict.fromkeys(owned_keys(f"dead-{number}"), "1"))
+        pairs[heartbeat_key(f"{name}-{number}")] = value
+        pairs.update(dict.fromkeys(owned_keys(f"{name}-{number}"), "1"))
     client.mset(pairs)
 
 

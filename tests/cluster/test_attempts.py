@@ -1,0 +1,111 @@
+"""Workers that die on clusters, where heartbeats wait until all that is theirs is settled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from cleanup_job import job
+from tests.cluster.test_run import sizes, write_many
+from tests.deadly import arm, runs
+from tests.keys import assert_adds_up, heartbeat_key, keys_of, owned_keys, sweep
+from tests.server.test_attempts import Killer, codes
+from tests.servers import ServerCluster
+
+pytestmark = pytest.mark.default_server
+
+COORDINATORS = 600
+POISONED = 600
+OWNED = len(owned_keys("x"))
+ALL = (COORDINATORS + POISONED) * (OWNED + 1)
+
+
+@pytest.fixture(autouse=True)
+def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are named poison are one of their own, more than can be in flight at once."""
+    monkeypatch.setattr(job, "KEYS_PER_TASK", POISONED * (OWNED + 1))
+
+
+@pytest.fixture
+def client(cluster_client: redis.RedisCluster) -> redis.RedisCluster:
+    write_many(cluster_client, COORDINATORS)
+    write_many(cluster_client, POISONED, "poison")
+    return cluster_client
+
+
+def test_heartbeats_go_when_the_second_run_has_settled_their_keys(
+    cluster: ServerCluster,
+    client: redis.RedisCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    arm(monkeypatch, tmp_path, "purge", deaths=1)
+    report = sweep(cluster, workers=2)
+    assert sum(sizes(cluster)) == 0
+    assert_adds_up(report)
+    assert report.keys.failed == report.keys.gone == 0
+    assert report.keys.unknown > 0
+    # All heartbeats were there when their turn came, and nobody came back.
+    assert report.keys.by_family["heartbeat"].deleted == COORDINATORS + POISONED
+    assert report.coordinators.purged == COORDINATORS + POISONED
+    assert (report.losses, codes(report)) == ([], (["worker_lost"], ["worker_lost"]))
+    assert client.ping()
+
+
+def test_heartbeats_stay_while_their_keys_are_left(
+    cluster: ServerCluster,
+    client: redis.RedisCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    arm(monkeypatch, tmp_path, "purge")
+    report = sweep(cluster, workers=2, max_attempts=1)
+    assert_adds_up(report)
+    left = keys_of(client)
+    assert report.keys.failed == len(left)
+    assert report.keys.deleted + report.keys.unknown == ALL - len(left)
+    assert "max_attempts" in codes(report)[1]
+    of_left = [n for n in range(POISONED) if left.intersection(owned_keys(f"poison-{n}"))]
+    assert left.issuperset(heartbeat_key(f"poison-{n}") for n in of_left)
+    # Those of which nothing was left have lost theirs, though it can't be told who deleted what.
+    assert 0 < len(of_left) < POISONED
+    assert len([key for key in left if b"heartbeat:poison" in key]) == len(of_left)
+    monkeypatch.undo()
+    assert sweep(cluster, engine="serial").status == "complete"
+    assert sum(sizes(cluster)) == 0
+
+
+def test_a_walk_that_kills_every_worker_is_not_covered(
+    cluster: ServerCluster,
+    client: redis.RedisCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """And it is not begun more often because servers of a cluster may be walked again."""
+    victim = cluster.primaries[0]
+    ledger = arm(monkeypatch, tmp_path, "survey", node=victim.address)
+    report = sweep(cluster, workers=2, max_attempts=2)
+    assert runs(ledger) == 2
+    assert report.status == "partial"
+    assert_adds_up(report)
+    assert {"worker_lost", "uncovered"} <= set(codes(report)[0])
+    # What a key could name may be in what was not walked, and so may the keys of a heartbeat.
+    assert report.coordinators.purged == 0
+    assert report.keys.deleted == ALL - sum(sizes(cluster))
+    monkeypatch.undo()
+    assert sweep(cluster, engine="serial", orphans="ignore").status == "complete"
+    assert client.ping()
+
+
+@pytest.mark.parametrize("phase", ["survey", "purge"])
+def test_workers_killed_at_any_moment(
+    cluster: ServerCluster, client: redis.RedisCluster, phase: str
+) -> None:
+    report = sweep(cluster, workers=2, observer=Killer(1, phase))
+    assert_adds_up(report)
+    assert sum(sizes(cluster)) == 0
+    assert report.keys.deleted + report.keys.unknown + report.keys.gone == ALL
+    assert report.coordinators.purged <= COORDINATORS + POISONED
+    assert client.ping()
