@@ -173,11 +173,11 @@ class Processes:
         unheard: list[_Numbered] = []
         while pending or (queue and not self._broken):
             if not self._broken:
-                self._hand_out(stage, queue, pending)
+                unheard += self._hand_out(stage, queue, pending)
             finished, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
-            if not finished and self._has_dead_worker():
+            if not finished and (self._broken or self._dead_workers() or self._is_deaf()):
                 self._break()
-                _, silent = wait(pending, timeout=LAST_RESULTS_S)
+                _, silent = wait(pending, timeout=0 if self._is_deaf() else LAST_RESULTS_S)
                 unheard += [pending.pop(future) for future in silent]
             self._shared.stop.value = int(watch.stopping())
             done = sum(self._shared.done)
@@ -199,18 +199,26 @@ class Processes:
         if self._broken:
             yield from ((task, None) for task in self._sort_out(unheard, queue))
 
-    def _hand_out(self, stage: Stage, queue: _Queue, pending: dict[Future[Any], _Numbered]) -> None:
-        """Give the workers what they have room for, unless one of them is lost."""
+    def _hand_out(
+        self, stage: Stage, queue: _Queue, pending: dict[Future[Any], _Numbered]
+    ) -> list[_Numbered]:
+        """Give the workers what they have room for; the task on the way to which that failed.
+
+        It does where a worker is lost, and where there is no memory for one or for a thread.
+        """
         ready = queue.ready(self.workers * AHEAD - len(pending))
         for place, task in enumerate(ready):
-            number = self._number + 1
+            self._number += 1
             try:
-                pending[self._executor.submit(_run, stage, number, task)] = number, task
-            except BrokenProcessPool:
-                queue.put_back(ready[place:])
+                future = self._executor.submit(_run, stage, self._number, task)
+            except (RuntimeError, OSError, MemoryError) as error:
+                queue.put_back(ready[place + 1 :])
                 self._break()
-                return
-            self._number = number
+                if not isinstance(error, BrokenProcessPool):
+                    self.deaths.append(str(error) or type(error).__name__)
+                return [(self._number, task)]
+            pending[future] = self._number, task
+        return []
 
     def _sort_out(self, unheard: list[_Numbered], queue: _Queue) -> list[Any]:
         """The tasks of a pool that broke which may have been begun; the others wait again."""
@@ -230,8 +238,9 @@ class Processes:
         if self._broken:
             return
         self._broken = True
-        processes = {p.sentinel: p for p in self._processes()}
-        dead = [processes[sentinel] for sentinel in connection.wait([*processes], timeout=0)]
+        if self._is_deaf():
+            self.deaths.append("no memory for a thread")
+        dead = self._dead_workers()
         self.kill()
         # The executor's own SIGTERM reaches workers that have just been started.
         codes = [process.exitcode for process in dead if process.exitcode != -signal.SIGTERM]
@@ -240,13 +249,19 @@ class Processes:
     def _processes(self) -> list[Any]:
         return [*(self._executor._processes or {}).values()]  # noqa: SLF001
 
-    def _has_dead_worker(self) -> bool:
+    def _dead_workers(self) -> list[Any]:
         """Workers never end by themselves while they have tasks.
 
         The executor looks for that too, but not while it reads a result: one that was cut off
         in the middle would be waited for for ever.
         """
-        return any(not process.is_alive() for process in self._processes())
+        processes = {process.sentinel: process for process in self._processes()}
+        return [processes[sentinel] for sentinel in connection.wait([*processes], timeout=0)]
+
+    def _is_deaf(self) -> bool:
+        """True if the executor's own thread is gone, for want of memory: no result will come."""
+        thread: Any = getattr(self._executor, "_executor_manager_thread", None)
+        return thread is not None and not thread.is_alive()
 
     def close(self) -> None:
         """End the workers; what they have begun they finish, up to the batch at hand."""
@@ -261,13 +276,22 @@ class Processes:
         processes = self._processes()
         for process in processes:
             process.kill()
+        give_up_at = time.monotonic() + LAST_RESULTS_S
         for process in processes:
             process.join()
+            # The executor's thread may have been the one that waited for it, and not have said so.
+            while process.is_alive() and time.monotonic() < give_up_at:
+                time.sleep(0.001)
         # Nobody writes results any more. Ours is the last end to write them, and while it is
         # open the executor goes on reading.
         results = getattr(self._executor, "_result_queue", None)
         if results is not None:
             results._writer.close()  # noqa: SLF001
+        # Nor reads tasks any more. Who has one to write would wait for that, unless the executor's
+        # thread sees to it.
+        calls = getattr(self._executor, "_call_queue", None)
+        if calls is not None and self._is_deaf():
+            calls._reader.close()  # noqa: SLF001
 
 
 class _WorkerPulse:
@@ -321,7 +345,10 @@ def _start_worker(shared: _Shared, parent_pid: int, profile: str | None) -> None
     # they mean, and tells through the stop flag.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(parent_pid,), daemon=True).start()
+    try:
+        threading.Thread(target=_end_with_parent, args=(parent_pid,), daemon=True).start()
+    except (RuntimeError, MemoryError):  # no memory for its stack
+        os._exit(_OUT_OF_MEMORY)
 
 
 def _end_with_parent(parent_pid: int) -> None:

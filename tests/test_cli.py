@@ -403,16 +403,18 @@ class TestRun:
 class TestStreams:
     def test_a_reader_that_goes_away(self, server: ServerProcess, client: redis.Redis) -> None:
         done = shell('("$@"; echo "code $?" >&2) | /bin/true', "run", "--url", server.url)
-        assert done.stderr in ("code 3\n", "code 0\n")
+        # What could not be told there is told here.
+        assert re.fullmatch(r"code 0\n|(?s:.*the report:\nrun .*)code 3\n", done.stderr)
         done = shell('("$@"; echo "code $?" >&2) | /bin/true', "schema")
         assert done.stderr in ("code 3\n", "code 0\n")
 
-    def test_closed_stdout_loses_the_report_and_not_the_work(
-        self, server: ServerProcess, client: redis.Redis
-    ) -> None:
+    def test_closed_stdout_loses_nothing(self, server: ServerProcess, client: redis.Redis) -> None:
         write_coordinator(client, "dead", 700_000)
-        done = shell('"$@" >&-', "run", "--url", server.url)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        done = shell('"$@" >&-', "run", "--url", server.url, "--json", "-")
+        assert (done.returncode, done.stdout) == (0, "")
+        message, _, report = done.stderr.partition("\n")
+        assert message == "cleanup-job: stdout is closed; the report:"
+        assert json.loads(report)["keys"]["deleted"] == 6
         assert client.dbsize() == 0
 
     def test_closed_stderr_does_not_spill_into_the_data(self, tmp_path: Path) -> None:
@@ -446,6 +448,18 @@ class TestStreams:
             "the report is on stdout\n"
         )
         assert json.loads(done.stdout)["keys"]["deleted"] == 6
+
+    @pytest.mark.parametrize("words", [[], ["--json", "-"], ["--json", "/dev/full"]])
+    def test_no_room_for_the_report_anywhere_but_on_stderr(
+        self, server: ServerProcess, client: redis.Redis, words: list[str]
+    ) -> None:
+        write_coordinator(client, "dead", 700_000)
+        done = shell('"$@" >/dev/full', "run", "--url", server.url, *words)
+        assert done.returncode == 2
+        assert "stdout takes no more; the report:\n" in done.stderr
+        assert ('"deleted": 6' if words else "6 of 6 planned keys deleted") in done.stderr
+        last = "cleanup-job: the output can't be written: No space left on device\n"
+        assert done.stderr.endswith(last)
 
     def test_a_terminal_that_knows_ascii_only(
         self, server: ServerProcess, client: redis.Redis

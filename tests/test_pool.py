@@ -8,15 +8,16 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from cleanup_job import processes
 from cleanup_job.errors import CleanupJobError, ServerRefusedError
-from cleanup_job.model import Pulse
-from cleanup_job.pool import KEYS_PER_WORKER, MAX_AUTO_WORKERS, open_pool, workers_for
+from cleanup_job.model import UNTRIED, Pulse
+from cleanup_job.pool import KEYS_PER_WORKER, MAX_AUTO_WORKERS, map_again, open_pool, workers_for
 
 ENGINES = [("serial", 1), ("processes", 1), ("processes", 2), ("processes", 3)]
 
@@ -63,6 +64,37 @@ def die_on_the_third(task: Task, pulse: Pulse) -> int:
     if task.number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return square(task, pulse)
+
+
+def die_after_a_mark(task: Task, pulse: Pulse) -> int:
+    """Leaves a file for each run; the third kills its worker."""
+    (Path(os.environ["MARKS"]) / f"{task.number}.{os.getpid()}").touch()
+    return die_on_the_third(task, pulse)
+
+
+def die_on_the_third_slowly(task: Task, pulse: Pulse) -> int:
+    result = die_on_the_third(task, pulse)
+    time.sleep(0.02)
+    return result
+
+
+def run_out_of_memory_on_the_third(task: Task, pulse: Pulse) -> int:
+    if task.number == 3:
+        raise MemoryError
+    return square(task, pulse)
+
+
+class Unpackable:
+    def __reduce__(self) -> Any:
+        raise MemoryError
+
+
+def give_what_takes_too_much_memory(task: Task, pulse: Pulse) -> Any:
+    return Unpackable() if task.number == 3 else square(task, pulse)
+
+
+def die_before_the_first(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def wait_for_stop(_task: Task, pulse: Pulse) -> bool:
@@ -143,6 +175,65 @@ class TestProcesses:
             again = list(opened.map(square, tasks(4), Watch()))
             assert sorted(again) == [(Task(number), number**2) for number in range(4)]
 
+    def test_only_what_may_have_begun_is_lost(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Not what was handed out ahead, nor what the pool broke too early for."""
+        monkeypatch.setenv("MARKS", str(tmp_path))
+        results = run("processes", 2, die_after_a_mark, tasks(12), Watch())
+        assert Counter(task for task, _ in results) == Counter(tasks(12))
+        begun = Counter(int(path.name.partition(".")[0]) for path in tmp_path.iterdir())
+        lost = [task.number for task, result in results if result is None]
+        assert 3 in lost
+        assert all(begun[number] <= 1 for number in range(12))
+        # Workers get tasks in their order, so none behind the last that was begun is lost. One that
+        # was on its way into the other worker may be.
+        assert len([number for number in lost if not begun[number]]) <= 1
+
+    @pytest.mark.parametrize(
+        ("stage", "deaths"),
+        [
+            (die_on_the_third, ["killed by SIGKILL"]),
+            (run_out_of_memory_on_the_third, ["out of memory"]),
+            (give_what_takes_too_much_memory, []),
+        ],
+    )
+    def test_a_worker_that_dies_or_has_no_memory_is_replaced(
+        self, stage: Any, deaths: list[str]
+    ) -> None:
+        with open_pool("processes", 2) as opened:
+            results = dict(opened.map(stage, tasks(5), Watch()))
+            assert results[Task(3)] is None
+            assert opened.deaths == deaths
+
+    def test_a_stop_starts_no_new_pool(self) -> None:
+        watch = Watch()
+
+        def stop_with_the_third() -> Iterator[Task]:
+            for task in tasks(20):
+                watch.stop = task.number >= 3
+                yield task
+
+        with open_pool("processes", 2) as opened:
+            results = dict(opened.map(die_on_the_third_slowly, stop_with_the_third(), watch))
+            assert results[Task(3)] is None
+            assert UNTRIED in results.values()
+            assert opened.deaths == ["killed by SIGKILL"]
+
+    def test_workers_that_never_begin_are_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(processes, "_start_worker", die_before_the_first)
+        monkeypatch.setattr(processes, "MOST_UNBEGUN", 1)
+        with open_pool("processes", 2) as opened:
+            assert dict(opened.map(square, tasks(9), Watch())) == dict.fromkeys(tasks(9), UNTRIED)
+            assert dict(opened.map(square, tasks(2), Watch())) == dict.fromkeys(tasks(2), UNTRIED)
+
+    def test_pools_that_break_in_vain_are_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(processes, "MOST_IN_VAIN", 1)
+        with open_pool("processes", 2) as opened:
+            results = dict(opened.map(die_on_the_third, [Task(3)] * 3, Watch()))
+            assert set(results) == {Task(3)}
+            assert dict(opened.map(square, tasks(1), Watch())) == {Task(0): UNTRIED}
+
     def test_signals_of_the_group_do_not_reach_the_work(self) -> None:
         results = run("processes", 2, deaf_to_signals, tasks(2), Watch())
         assert [deaf for _, deaf in results] == [[True, True]] * 2
@@ -166,6 +257,38 @@ class TestProcesses:
         with pytest.raises(ZeroDivisionError):
             fail()
         assert not multiprocessing.active_children()
+
+
+class TestMapAgain:
+    def test_what_kills_its_worker_runs_so_many_times_and_costs_nobody_else(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("MARKS", str(tmp_path))
+        given_up: list[tuple[Task, int]] = []
+
+        def again(task: Task, runs: int) -> Task | None:
+            if runs < 2:
+                return task
+            given_up.append((task, runs))
+            return None
+
+        with open_pool("processes", 2) as opened:
+            results = list(map_again(opened, die_after_a_mark, tasks(8), Watch(), again))
+            assert given_up == [(Task(3), 2)]
+            assert sorted(results) == [(Task(n), n**2) for n in range(8) if n != 3]
+            assert len(list(tmp_path.glob("3.*"))) == 2
+            assert opened.deaths == ["killed by SIGKILL"] * 2
+            assert opened.reruns >= 1
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_what_is_not_lost_is_not_run_again(self, workers: int) -> None:
+        def again(task: Task, runs: int) -> Task | None:
+            raise AssertionError(task, runs)
+
+        with open_pool("processes", workers) as opened:
+            results = list(map_again(opened, square, tasks(8), Watch(), again))
+            assert sorted(results) == [(Task(n), n**2) for n in range(8)]
+            assert (opened.deaths, opened.reruns) == ([], 0)
 
 
 class TestSizes:
