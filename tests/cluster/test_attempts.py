@@ -8,9 +8,20 @@ import pytest
 import redis
 
 from cleanup_job import job
+from cleanup_job.model import Outcome, PurgeTask
+from cleanup_job.purge import look_at_lost
+from tests.cluster.test_revival import losses_of, lost_keys
 from tests.cluster.test_run import sizes, write_many
 from tests.deadly import arm, runs
-from tests.keys import assert_adds_up, heartbeat_key, keys_of, owned_keys, sweep
+from tests.keys import (
+    assert_adds_up,
+    beat,
+    heartbeat_key,
+    keys_of,
+    now_ms,
+    owned_keys,
+    sweep,
+)
 from tests.server.test_attempts import Killer, codes
 from tests.servers import ServerCluster
 
@@ -75,6 +86,33 @@ def test_heartbeats_stay_while_their_keys_are_left(
     monkeypatch.undo()
     assert sweep(cluster, engine="serial").status == "complete"
     assert sum(sizes(cluster)) == 0
+
+
+def test_one_that_comes_back_is_named_with_what_it_may_have_lost(
+    cluster: ServerCluster,
+    client: redis.RedisCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Nobody has the dead worker's replies, but what is gone is gone."""
+    names = [f"poison-{number}" for number in range(POISONED)]
+
+    def look_later(task: PurgeTask) -> tuple[Outcome, PurgeTask | None]:
+        fresh = beat(now_ms(client))
+        if task.lots[0].ids[0].startswith(b"poison"):
+            for name in names:
+                assert client.set(heartbeat_key(name), fresh, xx=True)
+        return look_at_lost(task)
+
+    arm(monkeypatch, tmp_path, "purge", deaths=1)
+    monkeypatch.setattr(job, "look_at_lost", look_later)
+    report = sweep(cluster, workers=2)
+    assert_adds_up(report)
+    lost = lost_keys(client, names)
+    assert lost
+    assert losses_of(report) == lost
+    assert report.coordinators.revived == POISONED
+    assert report.keys.by_family["heartbeat"].spared == POISONED
 
 
 def test_a_walk_that_kills_every_worker_is_not_covered(

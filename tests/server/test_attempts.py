@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from cleanup_job import job
+from cleanup_job import job, processes
 from cleanup_job.errors import ServerUnavailableError
 from cleanup_job.job import Observer
+from cleanup_job.model import Outcome, PurgeTask
+from cleanup_job.purge import look_at_lost
 from cleanup_job.report import Report
 from tests.deadly import arm, runs
 from tests.keys import (
@@ -147,6 +149,51 @@ class TestPurge:
         assert client.exists(heartbeat_key("poison"))
         assert_true(report, client, before)
         assert report.coordinators.purged == 0
+        finish(server, client, monkeypatch)
+
+    def test_what_changed_before_the_second_run_is_spared_or_left(
+        self,
+        server: ServerProcess,
+        client: redis.Redis,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        """The first of the task is gone with its worker, the last is still there."""
+        write_many(client, POISONED, "poison")
+        first, last, headless = "poison-0", "poison-99", "poison-98"
+
+        def look_later(task: PurgeTask) -> tuple[Outcome, PurgeTask | None]:
+            assert not client.exists(heartbeat_key(first))
+            assert client.delete(heartbeat_key(headless))
+            for name in (first, last):
+                write_coordinator(client, name, 0)
+            return look_at_lost(task)
+
+        arm(monkeypatch, tmp_path, "purge", deaths=1)
+        monkeypatch.setattr(job, "look_at_lost", look_later)
+        report = sweep(server, workers=2)
+        assert_adds_up(report)
+        alive = {heartbeat_key(n) for n in (first, last)}.union(*map(owned_keys, (first, last)))
+        assert keys_of(client) == alive.union(owned_keys(headless))
+        assert (report.keys.spared, report.keys.failed) == (len(alive), 5)
+        assert report.coordinators.revived == 2
+        assert codes(report)[1] == ["worker_lost", "heartbeat_gone"]
+
+    def test_workers_that_die_whatever_they_do_leave_the_rest(
+        self,
+        server: ServerProcess,
+        client: redis.Redis,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        write_many(client, COORDINATORS)
+        write_many(client, POISONED, "a-poison")
+        monkeypatch.setattr(processes, "MOST_IN_VAIN", 0)
+        arm(monkeypatch, tmp_path, "purge")
+        report = sweep(server, workers=2)
+        assert_true(report, client, ALL)
+        errors = [error.message for error in report.errors]
+        assert any("die whatever they do (killed by SIGKILL: 1)" in text for text in errors)
         finish(server, client, monkeypatch)
 
     def test_a_stop_begins_nothing_again(
