@@ -80,9 +80,7 @@ def test_heartbeats_stay_while_their_keys_are_left(
     assert "max_attempts" in codes(report)[1]
     of_left = [n for n in range(POISONED) if left.intersection(owned_keys(f"poison-{n}"))]
     assert left.issuperset(heartbeat_key(f"poison-{n}") for n in of_left)
-    # Those of which nothing was left have lost theirs, though it can't be told who deleted what.
     assert 0 < len(of_left) < POISONED
-    assert len([key for key in left if b"heartbeat:poison" in key]) == len(of_left)
     monkeypatch.undo()
     assert sweep(cluster, engine="serial").status == "complete"
     assert sum(sizes(cluster)) == 0
@@ -137,11 +135,8 @@ def test_a_walk_that_kills_every_worker_is_not_covered(
     assert client.ping()
 
 
-@pytest.mark.parametrize("phase", ["survey", "purge"])
-def test_workers_killed_at_any_moment(
-    cluster: ServerCluster, client: redis.RedisCluster, phase: str
-) -> None:
-    report = sweep(cluster, workers=2, observer=Killer(1, phase))
+def test_workers_killed_at_any_moment(cluster: ServerCluster, client: redis.RedisCluster) -> None:
+    report = sweep(cluster, workers=2, observer=Killer(1, "purge"))
     assert_adds_up(report)
     assert sum(sizes(cluster)) == 0
     assert report.keys.deleted + report.keys.unknown + report.keys.gone == ALL
