@@ -266,6 +266,10 @@ class Processes:
     def close(self) -> None:
         """End the workers; what they have begun they finish, up to the batch at hand."""
         self._shared.stop.value = 1
+        if not self._broken:
+            workers = self._processes()
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            _await_end(workers)
         self._executor.shutdown(wait=not self._broken, cancel_futures=True)
 
     def kill(self) -> None:
@@ -276,12 +280,8 @@ class Processes:
         processes = self._processes()
         for process in processes:
             process.kill()
-        give_up_at = time.monotonic() + LAST_RESULTS_S
         for process in processes:
-            process.join()
-            # The executor's thread may have been the one that waited for it, and not have said so.
-            while process.is_alive() and time.monotonic() < give_up_at:
-                time.sleep(0.001)
+            _reap(process)
         # Nobody writes results any more. Ours is the last end to write them, and while it is
         # open the executor goes on reading.
         results = getattr(self._executor, "_result_queue", None)
@@ -372,6 +372,33 @@ def _run(stage: Stage, number: int, task: Any) -> tuple[Any, float]:
         os._exit(_OUT_OF_MEMORY)
     before_s, _cpu_told_s = _cpu_told_s, time.process_time()
     return result, _cpu_told_s - before_s
+
+
+def _reap(process: Any) -> None:
+    """Wait for a process that ends, until its exit code is known.
+
+    The executor's thread may have been the one that waited for it, and not have said so yet.
+    """
+    process.join()
+    give_up_at = time.monotonic() + LAST_RESULTS_S
+    while process.is_alive() and time.monotonic() < give_up_at:
+        time.sleep(0.001)
+
+
+def _await_end(workers: list[Any]) -> None:
+    """Wait for workers to end by themselves, unless one did not.
+
+    One that was killed while it waited for a task holds the lock of the tasks: the others would
+    wait for that for ever, and the executor for them.
+    """
+    running = {worker.sentinel: worker for worker in workers}
+    while running:
+        for sentinel in connection.wait([*running], timeout=POLL_S):
+            worker = running.pop(sentinel)
+            _reap(worker)
+            if worker.exitcode:
+                for other in running.values():
+                    other.kill()
 
 
 def _cause(exit_code: int | None) -> str:

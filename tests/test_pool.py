@@ -234,6 +234,13 @@ class TestProcesses:
             assert set(results) == {Task(3)}
             assert dict(opened.map(square, tasks(1), Watch())) == {Task(0): UNTRIED}
 
+    def test_a_worker_killed_while_it_waits_does_not_keep_the_pool_from_its_end(self) -> None:
+        """It holds the lock of the tasks, for which the others wait."""
+        with open_pool("processes", 3) as opened:
+            assert len(list(opened.map(square, tasks(6), Watch()))) == 6
+            for worker in multiprocessing.active_children()[:2]:
+                worker.kill()
+
     def test_signals_of_the_group_do_not_reach_the_work(self) -> None:
         results = run("processes", 2, deaf_to_signals, tasks(2), Watch())
         assert [deaf for _, deaf in results] == [[True, True]] * 2
