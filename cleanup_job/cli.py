@@ -42,8 +42,8 @@ exit codes:
   2        usage, configuration, or the server refuses (password, rights, replica)
   3        partial: something failed, is unknown or was not covered; run again
   4        refused by a safety limit that the message names; nothing was deleted
-  75       try again later: unreachable, loading, out of memory, or another run is at it; nothing
-           was deleted
+  75       try again later: unreachable, loading, out of memory, another run is at it, or the stop
+           file is there; nothing was deleted
   130/143  stopped by Ctrl-C or SIGTERM; batches in flight were finished
 """
 
@@ -465,7 +465,7 @@ def _sweep(
         config,
         dry_run=dry_run,
         show=show,
-        observer=Bars(lambda: bool(stop.received), asks=asks),
+        observer=Bars(lambda: stop.name, _say, asks=asks),
         profile=profile,
         plan_path=plan_path,
     )
@@ -614,6 +614,11 @@ class _StopSignals:
             if number not in self._others or signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._take)
         return self
+
+    @property
+    def name(self) -> str:
+        """The signal's name, or nothing."""
+        return signal.Signals(self.received).name if self.received else ""
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from cleanup_job import keyspace
 from cleanup_job.brakes import Limits
 from cleanup_job.errors import ConfigError
 from cleanup_job.model import HEARTBEAT, Access, Endpoint, Rule, Schema, Secret, Tls, is_text
+from cleanup_job.throttle import Bounds
 
 ENV_PREFIX = "CLEANUP_JOB_"
 
@@ -334,6 +335,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             expect_all_dead=self.expect_all_dead,
             clock_tolerance_s=self.clock_tolerance,
             max_clock_skew_s=self.max_clock_skew,
+        )
+
+    def bounds(self) -> Bounds:
+        """What the throttle keeps a run within."""
+        return Bounds(
+            nice=self.nice,
+            max_keys_per_second=self.max_keys_per_second,
+            max_latency_ms=self.max_latency_ms,
+            max_foreground_ops=self.max_foreground_ops,
+            max_used_memory=self.max_used_memory,
+            max_replica_lag_bytes=self.max_replica_lag_bytes,
+            max_replica_lag_s=self.max_replica_lag,
+            max_blocked_clients=self.max_blocked_clients,
+            pause_file=self.pause_file,
         )
 
     def rule(self) -> Rule:

@@ -60,6 +60,12 @@ class LockedError(CleanupJobError):
         super().__init__(message, code)
 
 
+class NotNowError(CleanupJobError):
+    """Something asks for no run at the moment; nothing was deleted."""
+
+    exit_code = 75
+
+
 class RefusedError(CleanupJobError):
     """A safety limit says no; nothing was deleted. The message names what overrides it."""
 

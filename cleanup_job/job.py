@@ -11,7 +11,7 @@ import resource
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -29,12 +29,14 @@ from cleanup_job.errors import (
     CleanupJobError,
     ConfigError,
     CursorOrderError,
+    NotNowError,
     OutOfMemoryError,
     RefusedError,
     ServerUnavailableError,
 )
+from cleanup_job.gauge import Gauge
 from cleanup_job.judge import MOST_NAMED, Verdicts, decide
-from cleanup_job.lease import Lease
+from cleanup_job.lease import LEASE_LOST, Lease
 from cleanup_job.model import (
     HEARTBEAT,
     UNTRIED,
@@ -79,6 +81,8 @@ from cleanup_job.pool import Pool, map_again, open_pool, workers_for
 from cleanup_job.purge import leave, look_at_lost, preflight, purge, spare
 from cleanup_job.report import Report
 from cleanup_job.survey import survey, survey_idle, without_slots
+from cleanup_job.throttle import Throttle
+from cleanup_job.watch import ADVICE, Check, RunWatch, stop_file, time_budget, told_to
 
 T = TypeVar("T")
 
@@ -118,26 +122,41 @@ class Observer:
         """False to delete nothing. Asked of plans of more than `confirm_above` coordinators."""
         return True
 
-    def stopping(self) -> bool:
-        """True to end the run: batches in flight finish, and the report says partial."""
+    def paused(self, reason: str | None) -> None:
+        """The throttle holds the run up, by this reason; None when it goes on.
+
+        A reason begins with the name of its setting. What follows may change meanwhile.
+        """
+
+    def stopping(self) -> bool | str:
+        """True to end the run: batches in flight finish, and the report says partial.
+
+        A text says who asks for it.
+        """
         return False
 
 
 @dataclass(frozen=True)
 class _Sweep:
-    """What does not change during a run."""
+    """What does not change during a run.
+
+    Attributes:
+        max_block_ms: the setting, or less where somebody else's latency asks for it.
+    """
 
     config: Config
     access: Access
     schema: Schema
     rule: Rule
     observer: Observer
+    watch: RunWatch
+    gauge: Gauge
+    max_block_ms: float
     dry_run: bool
     show: int
     run_id: str
     plan_path: Path | None
-    lease: Lease | None = None
-    warnings: tuple[Problem, ...] = ()
+    lease: Lease | None
 
 
 @dataclass(frozen=True)
@@ -192,32 +211,28 @@ def run(
         ServerRefusedError: they will not let us; nothing was deleted.
         RefusedError: part of a cluster is not there, and that was not allowed; the plan is for
             other servers or settings, or too old.
+        NotNowError: the stop file is there already.
         OutOfMemoryError: this process got no more memory; nothing was deleted.
         BrokenOffError: the same in the middle of the purge; the next run goes on.
     """
     clock = _Clock(observer or Observer())
-    sweep = _Sweep(
-        config,
-        config.access(),
-        config.schema(),
-        config.rule(),
-        clock.observer,
-        dry_run,
-        show,
-        secrets.token_hex(4),
-        Path(plan_path) if plan_path else None,
-    )
-    by_plan = _read_plan(sweep)
-    first = topology.discover(sweep.access)
-    _require_whole(sweep, first)
-    began_ms = topology.clock_ms(first.servers[0]) if sweep.plan_path else 0
+    _require_no_stop_file(config)
+    by_plan = None if dry_run else _read_plan(config, plan_path)
+    first = topology.discover(config.access())
+    _require_whole(config, first)
+    began_ms = topology.clock_ms(first.servers[0]) if plan_path else 0
     if by_plan:
         plan_file.require_target(by_plan, first)
         plan_file.require_young(by_plan, began_ms, config)
-    sweep.observer.found(first)
+    clock.observer.found(first)
     workers = workers_for(config.workers, config.engine, first.keys)
-    with _leased(sweep, first) as sweep, open_pool(config.engine, workers, profile) as pool:
-        clock.observer, clock.pool = sweep.observer, pool
+    sweep = _prepare(config, clock, first, workers, dry_run=dry_run, show=show, plan_path=plan_path)
+    with (
+        _leased(sweep, first),
+        open_pool(config.engine, workers, profile) as pool,
+        closing(sweep.gauge),
+    ):
+        clock.pool = pool
         with clock.phase("survey", first.keys):
             surveyed = _survey(sweep, pool, first)
         with clock.phase("judge", 0):
@@ -225,7 +240,7 @@ def run(
             surveyed = surveyed.without_names()
             scope = _scope(sweep, surveyed, verdicts, by_plan)
             plan = _plan(sweep, pool, surveyed, verdicts, scope)
-            surveyed = replace(surveyed, stopped=surveyed.stopped or sweep.observer.stopping())
+            surveyed = replace(surveyed, stopped=surveyed.stopped or sweep.watch.stopping())
         refused = _refusals(sweep, surveyed.target, verdicts, plan)
         with clock.phase("purge", plan.size):
             goes = not (dry_run or refused)
@@ -241,13 +256,69 @@ def run(
     return _report(sweep, clock, seen, surveyed, verdicts, scope, plan, outcomes, refused, plan_use)
 
 
-def _require_whole(sweep: _Sweep, target: Target) -> None:
+def _prepare(
+    config: Config,
+    clock: _Clock,
+    target: Target,
+    workers: int,
+    *,
+    dry_run: bool,
+    show: int,
+    plan_path: str | None,
+) -> _Sweep:
+    schema, run_id, bounds = config.schema(), secrets.token_hex(4), config.bounds()
+    gauge = Gauge(Throttle(bounds, workers))
+    lease = None if dry_run or not config.lock else Lease(target.routes, schema, run_id)
+    checks = _checks(config, clock, lease)
+    return _Sweep(
+        config=config,
+        access=config.access(),
+        schema=schema,
+        rule=config.rule(),
+        observer=clock.observer,
+        watch=RunWatch(clock.observer, checks, gauge if bounds.any else None),
+        gauge=gauge,
+        max_block_ms=bounds.block_ms(config.max_block_ms, workers),
+        dry_run=dry_run,
+        show=show,
+        run_id=run_id,
+        plan_path=Path(plan_path) if plan_path else None,
+        lease=lease,
+    )
+
+
+def _checks(config: Config, clock: _Clock, lease: Lease | None) -> Iterator[Check]:
+    """What may end the run; the first that does is told in the report."""
+    yield told_to(clock.observer)
+    if config.stop_file is not None:
+        yield stop_file(config.stop_file)
+    if config.time_budget is not None:
+        yield time_budget(config.time_budget, lambda: clock.duration_s)
+    if lease is not None:
+        yield lambda: lease.keep(deleting=clock.now == "purge")
+
+
+def _require_no_stop_file(config: Config) -> None:
+    """Begin nothing that is to end at once.
+
+    Raises:
+        NotNowError: if the stop file is there.
+    """
+    if config.stop_file is not None and stop_file(config.stop_file)() is not None:
+        raise NotNowError(
+            f"the stop file {config.stop_file} is there: nothing was done; remove it, or name "
+            "another with --stop-file",
+            "stop_file",
+        )
+
+
+def _require_whole(config: Config, target: Target) -> None:
     """Refuse to sweep a part for the whole, unless that is asked for.
 
     Raises:
         RefusedError: if no reachable primary serves some slots.
     """
-    if target.uncovered and not sweep.config.allow_partial:
+    if target.uncovered and not config.allow_partial:
         reasons = ""
         if target.unreachable:
             reasons = (
@@ -262,22 +333,18 @@ def _require_whole(sweep: _Sweep, target: Target) -> None:
 
 
 @contextmanager
-def _leased(sweep: _Sweep, target: Target) -> Iterator[_Sweep]:
-    """The same sweep with the lease on its keys, where one is wanted and can be had."""
-    if sweep.dry_run or not sweep.config.lock:
-        yield sweep
+def _leased(sweep: _Sweep, target: Target) -> Iterator[None]:
+    """Hold the lease on the keys meanwhile, where one is wanted and can be had."""
+    lease = sweep.lease
+    if lease is None:
+        yield
         return
-    lease = Lease(target.routes, sweep.schema, sweep.run_id)
     if lease.slot in target.uncovered:
-        message = "nobody serves the slot of the lease: went on without"
-        problem: Problem | None = Problem("no_lease", message, 1)
+        lease.forgo("nobody serves its slot")
     else:
-        problem = lease.take()
-    if problem is not None:
-        yield replace(sweep, warnings=(problem,))
-        return
+        lease.take()
     try:
-        yield replace(sweep, lease=lease, observer=_Leased(sweep.observer, lease))
+        yield
     except KeyboardInterrupt:
         raise  # at once: nobody waits for a server any more, and the lease ends by itself
     except BaseException:
@@ -286,46 +353,18 @@ def _leased(sweep: _Sweep, target: Target) -> Iterator[_Sweep]:
     lease.release()
 
 
-class _Leased(Observer):
-    """The observer's, and an end to the run when its lease is lost."""
-
-    def __init__(self, observer: Observer, lease: Lease) -> None:
-        self._observer = observer
-        self._lease = lease
-        self._phase = ""
-
-    def found(self, target: Target) -> None:
-        self._observer.found(target)
-
-    def advanced(self, keys: int) -> None:
-        self._observer.advanced(keys)
-
-    def walked(self, partition: Partition) -> None:
-        self._observer.walked(partition)
-
-    def ended(self) -> None:
-        self._observer.ended()
-
-    def confirm(self, preview: Preview) -> bool:
-        return self._observer.confirm(preview)
-
-    def began(self, phase: str, keys: int) -> None:
-        self._phase = phase
-        self._observer.began(phase, keys)
-
-    def stopping(self) -> bool:
-        if self._observer.stopping():
-            return True
-        return self._lease.keep(deleting=self._phase == "purge") is not None
-
-
 class _Clock:
-    """When the run began, and what its phases took: seconds, and the CPU of all processes."""
+    """When the run began, and what its phases took: seconds, and the CPU of all processes.
+
+    Attributes:
+        now: the phase at hand.
+    """
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.started_at = datetime.now(UTC)
         self.pool: Pool | None = None
+        self.now = ""
         self.wall_s: dict[str, float] = {}
         self.cpu_s: dict[str, float] = {}
         self._started = perf_counter()
@@ -335,6 +374,7 @@ class _Clock:
     @contextmanager
     def phase(self, name: str, keys: int) -> Iterator[None]:
         began, cpu_before_s = perf_counter(), self.client_cpu_s
+        self.now = name
         self.observer.began(name, keys)
         try:
             yield
@@ -433,9 +473,8 @@ def _survey(sweep: _Sweep, pool: Pool, target: Target) -> _Surveyed:
                 for found in results
                 if isinstance(found, Findings) and found.partition.node == server.address
             ]
-        if sweep.observer.stopping():
-            message = "stopped during the survey: nothing was judged or deleted"
-            warnings.append(Problem("stopped", message, 1))
+        if sweep.watch.stopping():
+            warnings.append(_stopped(sweep, "in the survey: nothing was judged or deleted"))
             return _Surveyed(target, [], frozenset(), tuple(warnings), stopped=True)
         if walk:
             settled |= {(server.node_id, slot) for server in again for slot in server.importing}
@@ -470,6 +509,14 @@ def _survey(sweep: _Sweep, pool: Pool, target: Target) -> _Surveyed:
     if target.uncovered:
         everything = [without_slots(f, sweep.schema, target.uncovered) for f in everything]
     return _Surveyed(target, everything, uncovered, tuple(reports.merge_problems(warnings)))
+
+
+def _stopped(sweep: _Sweep, when: str) -> Problem:
+    """Who ended the run, and when."""
+    ended_by = sweep.watch.ended_by
+    assert ended_by is not None, "it was ended"
+    advice = ADVICE.get(ended_by.code)
+    return Problem("stopped", f"{ended_by.message} {when}" + (f"; {advice}" if advice else ""), 1)
 
 
 def _require_walked(broken: dict[str, Broken], target: Target) -> None:
@@ -508,7 +555,7 @@ def _walk_partitions(
             sweep.schema,
             sweep.rule,
             target.clustered,
-            sweep.config.max_block_ms,
+            sweep.max_block_ms,
             sweep.config.max_attempts,
         )
         for partition in partitions
@@ -517,13 +564,14 @@ def _walk_partitions(
 
     def again(task: SurveyTask, runs: int) -> SurveyTask | None:
         """A walk only reads, so what a lost worker had may simply be done again."""
-        if runs < sweep.config.max_attempts and not sweep.observer.stopping():
+        if runs < sweep.config.max_attempts and not sweep.watch.stopping():
             return structs.replace(task, attempt=runs + 1)
         results.append(_broken(task.partition, pool))
         return None
 
     per_node = _per_node(sweep, pool, target)
-    for task, found in map_again(pool, survey, tasks, sweep.observer, again, per_node=per_node):
+    sweep.gauge.watch(server.endpoint for server in target.servers)
+    for task, found in map_again(pool, survey, tasks, sweep.watch, again, per_node=per_node):
         results.append(_broken(task.partition, pool) if found is UNTRIED else found)
         if isinstance(found, Findings):
             sweep.observer.walked(task.partition)
@@ -604,13 +652,13 @@ def _young_orphans(
     young: set[bytes] = set()
 
     def again(task: IdleTask, runs: int) -> IdleTask | None:
-        if runs < sweep.config.max_attempts and not sweep.observer.stopping():
+        if runs < sweep.config.max_attempts and not sweep.watch.stopping():
             return task
         # As good as touched: nobody knows.
         young.update(owner[key] for key in unpack(task.keys))
         return None
 
-    for task, touched in map_again(pool, survey_idle, tasks, sweep.observer, again):
+    for task, touched in map_again(pool, survey_idle, tasks, sweep.watch, again):
         touched = unpack(task.keys) if touched is UNTRIED else touched
         young.update(owner[key] for key in touched)
     return young
@@ -633,7 +681,7 @@ def _refusals(sweep: _Sweep, target: Target, verdicts: Verdicts, plan: Plan) -> 
     )
     if refused or sweep.dry_run or scale.purged <= sweep.config.confirm_above:
         return refused
-    if sweep.observer.confirm(preview_of(plan, verdicts, MOST_SHOWN)) or sweep.observer.stopping():
+    if sweep.observer.confirm(preview_of(plan, verdicts, MOST_SHOWN)) or sweep.watch.stopping():
         return []
     message = "the plan was not confirmed: --yes does not ask"
     return [Problem("not_confirmed", message, scale.purged)]
@@ -646,12 +694,12 @@ def _clocks_ahead_ms(target: Target) -> dict[str, int]:
 # -- the plan as a file ------------------------------------------------------------------------
 
 
-def _read_plan(sweep: _Sweep) -> PlanFile | None:
+def _read_plan(config: Config, path: str | None) -> PlanFile | None:
     """The plan to execute, if there is one; all is checked that takes no server."""
-    if sweep.plan_path is None or sweep.dry_run:
+    if path is None:
         return None
-    by_plan = plan_file.read(sweep.plan_path)
-    plan_file.require_settings(by_plan, sweep.config, sweep.access.endpoint.db)
+    by_plan = plan_file.read(Path(path))
+    plan_file.require_settings(by_plan, config, config.endpoint().db)
     return by_plan
 
 
@@ -713,7 +761,7 @@ def _purge(sweep: _Sweep, pool: Pool, surveyed: _Surveyed, plan: Plan) -> list[O
     target = surveyed.target
     if not plan.size:
         return []
-    if sweep.observer.stopping():
+    if sweep.watch.stopping():
         return [leave(_task(sweep, target, (plan.lot, plan.last), plan.batches))]
     target = _rehearsed(sweep, target, plan.min_idle_s)
     outcomes = _purge_wave(sweep, pool, target, plan.lot, plan.batches)
@@ -779,18 +827,19 @@ def _addresses(servers: Iterable[Server]) -> tuple[str, ...]:
 
 
 class _PurgeWatch:
-    """The observer's, and no new batch for anybody once a server is gone for good.
+    """The run's, and no new batch for anybody once a server is gone for good.
 
     Every task would wait for it anew.
     """
 
-    def __init__(self, observer: Observer) -> None:
-        self.advanced = observer.advanced
-        self._observer = observer
+    def __init__(self, watch: RunWatch) -> None:
+        self.advanced = watch.advanced
+        self.allowance = watch.allowance
+        self._watch = watch
         self.hopeless = False
 
     def stopping(self) -> bool:
-        return self.hopeless or self._observer.stopping()
+        return self.hopeless or self._watch.stopping()
 
 
 def _purge_wave(
@@ -798,7 +847,8 @@ def _purge_wave(
 ) -> list[Outcome]:
     tasks = _tasks(sweep, target, lot, batches, pool.workers)
     outcomes: list[Outcome] = []
-    watch = _PurgeWatch(sweep.observer)
+    watch = _PurgeWatch(sweep.watch)
+    sweep.gauge.watch(server.endpoint for server in target.servers)
 
     def take(outcome: Outcome) -> None:
         outcomes.append(outcome)
@@ -880,7 +930,7 @@ def _task(
         sweep.rule,
         tuple(lots),
         tuple(batches),
-        sweep.config.max_block_ms,
+        sweep.max_block_ms,
     )
 
 
@@ -931,7 +981,7 @@ def _report(
     # The report names the heartbeats first, as people think of them.
     matched = {HEARTBEAT: matched[HEARTBEAT], **matched}
     # The lease was among them when they were counted.
-    scanned = target.keys - (sweep.lease is not None)
+    scanned = target.keys - (sweep.lease is not None and sweep.lease.forgone is None)
     keys = reports.count_keys(scanned, matched, plan.counts, outcomes)
     problems = chain.from_iterable(outcome.problems for outcome in outcomes)
     errors = reports.merge_problems(problems)
@@ -940,11 +990,13 @@ def _report(
         errors += reports.imbalances(keys)
     elif not sweep.dry_run:
         errors += refused
-    if sweep.lease is not None and sweep.lease.lost is not None:
-        errors.append(sweep.lease.lost)
+    if sweep.watch.ended_by is not None and sweep.watch.ended_by.code == LEASE_LOST:
+        errors.append(sweep.watch.ended_by)
     not_attempted = sum(outcome.not_attempted for outcome in outcomes)
     if not_attempted:
-        message = "planned keys were left in place when the run ended"
+        ended_by = sweep.watch.ended_by
+        why = f": {ended_by.message}; the next run goes on" if ended_by else ""
+        message = f"planned keys were left in place when the run ended{why}"
         errors.append(Problem("not_attempted", message, not_attempted))
     if plan.size and goes:
         errors += _undone(target, seen.last)
@@ -978,11 +1030,13 @@ def _report(
         nodes=nodes,
         workers=clock.pool.workers if clock.pool else 1,
         partitions=reports.walks(surveyed.findings),
+        throttle=_pauses(sweep, clock),
+        stopped_by=sweep.watch.ended_by.code if sweep.watch.ended_by else None,
         losses=[reports.Loss(printable(name), keys) for name, keys in losses.items()],
         samples=[reports.example(sample) for sample in _samples(verdicts, sweep)],
         plan=plan_use if isinstance(plan_use, reports.PlanUse) else None,
         warnings=[
-            *sweep.warnings,
+            *_without_lease(sweep),
             *surveyed.warnings,
             *(_would_be_refused(refused) if sweep.dry_run else ()),
             *_clock_warnings(sweep, target, verdicts, refused),
@@ -1022,6 +1076,12 @@ def _clock_warnings(
     return brakes.clock_warnings(sweep.config.limits(), _clocks_ahead_ms(target), future)
 
 
+def _without_lease(sweep: _Sweep) -> list[Problem]:
+    """Why there was none, although one was wanted."""
+    forgone = sweep.lease.forgone if sweep.lease is not None else None
+    return [] if forgone is None else [forgone]
+
+
 def _costs(
     clock: _Clock, seen: _Seen, timings: Mapping[str, Timings]
 ) -> dict[str, reports.PhaseCost]:
@@ -1035,6 +1095,17 @@ def _costs(
         )
         for name, wall_s in clock.wall_s.items()
     }
+
+
+def _pauses(sweep: _Sweep, clock: _Clock) -> list[reports.Pause]:
+    ledger = sweep.gauge.throttle.ledger
+    waited_s = clock.pool.waited_s if clock.pool else 0.0
+    code = "max_keys_per_second"
+    ledger.rested(code, f"{code}: rests between batches", waited_s)
+    return [
+        reports.Pause(code, entry.message, entry.pauses, round(entry.seconds, 3))
+        for code, entry in ledger.entries.items()
+    ]
 
 
 def _coordinators(verdicts: Verdicts, outcomes: Sequence[Outcome]) -> reports.Coordinators:

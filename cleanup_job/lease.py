@@ -54,6 +54,8 @@ PATIENCE_S = 1.0
 REPLY_TIMEOUT_S = 5.0
 """How long to wait for one reply. The run waits meanwhile, and a renewal is tried again."""
 
+LEASE_LOST = "lease_lost"
+
 _SCRIPT = (files(__package__) / "lua" / "lease.lua").read_bytes()
 _LEASE_MS = str(int(LEASE_S * 1000))
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
@@ -97,6 +99,7 @@ class Lease:
     Attributes:
         holds_until: by the monotonic clock, until when nobody else can take it.
         lost: why it is not ours any more.
+        forgone: why the run goes on without it.
     """
 
     def __init__(self, routes: Routes, schema: Schema, run_id: str) -> None:
@@ -104,6 +107,7 @@ class Lease:
         self.slot = slot_of(self.key)
         self.holds_until = 0.0
         self.lost: Problem | None = None
+        self.forgone: Problem | None = None
         self._routes = routes
         self._renew_at = 0.0
         self._value = msgspec.json.encode(
@@ -117,11 +121,8 @@ class Lease:
             )
         )
 
-    def take(self) -> Problem | None:
-        """Take it.
-
-        Returns:
-            Why the run goes on without it; None if it is ours.
+    def take(self) -> None:
+        """Take it, or forgo it where the server has no memory for it.
 
         Raises:
             LockedError: another run has it.
@@ -130,8 +131,8 @@ class Lease:
         self._rehearse()
         taken = self._set()
         if _is_full(taken):
-            message = "the server's memory is full, so that it takes no lease: went on without"
-            return Problem("no_lease", message, 1)
+            self.forgo("the server's memory is full")
+            return
         value = self._act("retake", self._value)
         if isinstance(value, bytes):
             # The value is compared, so that this can't hit a lease that was taken meanwhile.
@@ -142,7 +143,10 @@ class Lease:
         if isinstance(value, bytes):
             raise self._locked(value)
         self._accept("EVALSHA", value)
-        return None
+
+    def forgo(self, why: str) -> None:
+        """Go on without it."""
+        self.forgone = Problem("no_lease", f"went on without a lease: {why}", 1)
 
     def _rehearse(self) -> None:
         """Send all that is needed later to a key that is not there, the script's commands too.
@@ -178,7 +182,7 @@ class Lease:
             Why it is lost.
         """
         now = time.monotonic()
-        if self.lost is not None or now < self._renew_at:
+        if self.lost is not None or self.forgone is not None or now < self._renew_at:
             return self.lost
         self._renew_at = now + RETRY_S
         try:
@@ -195,12 +199,14 @@ class Lease:
 
     def release(self) -> None:
         """Give it back, if it is ours. Else it ends by itself."""
+        if self.forgone is not None:
+            return
         with suppress(CleanupJobError):
             self._act("release", self._value, PATIENCE_S)
         self.holds_until = 0.0
 
     def _lose(self, why: str) -> None:
-        self.lost = Problem("lease_lost", f"the lease was lost: {why}", 1)
+        self.lost = Problem(LEASE_LOST, f"the lease was lost: {why}", 1)
         self.holds_until = 0.0
 
     def _act(self, what: str, value: bytes, patience_s: float | None = None) -> Reply:

@@ -18,6 +18,7 @@ import msgspec
 
 from cleanup_job.cursors import Lane, Order, describe
 from cleanup_job.keyspace import SLOTS, Pattern
+from cleanup_job.throttle import Allowance
 
 HEARTBEAT = "heartbeat"
 """The name of the heartbeat family in counts and reports."""
@@ -683,6 +684,21 @@ class Pulse(Protocol):
     def stopping(self) -> bool:
         """True if no new batch should be started."""
 
+    def must_rest(self) -> bool:
+        """True if nothing should be sent now; asked before each command."""
+
+    def rest(self) -> float:
+        """Wait until work may go on or the run is to end, for so many seconds.
+
+        To be called when nothing is in flight any more.
+        """
+
+    def takes(self, keys: int) -> None:
+        """Tell that so many keys are about to be deleted."""
+
+    def portion(self, most: int) -> int:
+        """How many keys to delete at once, of at most so many."""
+
 
 Stage = Callable[[Any, Pulse], Any]
 """A function of one picklable task, which may be run in any process."""
@@ -699,6 +715,13 @@ class Watch(Protocol):
 
     def stopping(self) -> bool:
         """True if the run should come to an end."""
+
+    @property
+    def allowance(self) -> Callable[[bool], Allowance] | None:
+        """What the stages may do now, or None if nothing limits them.
+
+        It is told whether nothing of ours is in flight anywhere.
+        """
 
 
 def pack(names: Sequence[bytes]) -> bytes:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from cleanup_job.model import UNTRIED, Stage, Watch
+from cleanup_job.pulse import Rests, unlimited
 
 KEYS_PER_WORKER = 400_000
 """`workers: auto` adds a worker for so many keys. On two cores a
@@ -32,12 +33,17 @@ class Pool(Protocol):
         cpu_s: what other processes have used for tasks so far.
         deaths: how each worker ended that died by itself, in words.
         reruns: how many tasks `map_again` has run again.
+        waited_s: what a worker, on the average, has rested for `max_keys_per_second` so far.
     """
 
     workers: int
     cpu_s: float
     deaths: list[str]
     reruns: int
+
+    @property
+    def waited_s(self) -> float:
+        """See above."""
 
     def map(
         self, stage: Stage, tasks: Iterable[Task], watch: Watch, *, per_node: int | None = None
@@ -139,8 +145,9 @@ def open_pool(engine: str, workers: int, profile: str | None = None) -> Iterator
         pool.close()
 
 
-class _SerialPulse:
+class _SerialPulse(Rests):
     def __init__(self, watch: Watch) -> None:
+        super().__init__(watch.allowance or unlimited, watch.stopping)
         self.advance = watch.advanced
         self.stopping = watch.stopping
 
@@ -151,6 +158,7 @@ class _Serial:
     workers = 1
     cpu_s = 0.0
     reruns = 0
+    waited_s = 0.0
 
     def __init__(self) -> None:
         self.deaths: list[str] = []
@@ -165,4 +173,8 @@ class _Serial:
     ) -> Iterator[tuple[Task, Any | None]]:
         pulse = _SerialPulse(watch)
         for task in tasks:
-            yield task, stage(task, pulse)
+            pulse.begin()
+            before_s = pulse.waited_s
+            result = stage(task, pulse)
+            self.waited_s += pulse.waited_s - before_s
+            yield task, result

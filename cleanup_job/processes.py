@@ -32,6 +32,8 @@ from operator import itemgetter
 from typing import Any
 
 from cleanup_job.model import UNTRIED, Pulse, Stage, Watch
+from cleanup_job.pulse import Rests
+from cleanup_job.throttle import UNLIMITED, Allowance
 
 POLL_S = 0.1
 """How often the job looks at progress and at the stop flag while workers work."""
@@ -69,12 +71,33 @@ class _Shared:
     None of them has a lock: a worker that is killed while it holds one would hold up all others
     for ever. Each worker counts what it has done in a place of its own, and marks there the number
     of the last task that it began.
+
+    Attributes:
+        limited: something may have workers pause or rest, as `pause`, `share` and `keys_per_s`
+            say: see `throttle.Allowance`. Until the job has said so, they pause.
+        quiet: by worker, whether it has nothing in flight.
+        waited: by worker, what it has rested for `max_keys_per_second`, in seconds.
     """
 
     def __init__(self, context: multiprocessing.context.BaseContext, workers: int) -> None:
         self.stop: Any = context.Value(ctypes.c_byte, 0, lock=False)
         self.done: Any = context.Array(ctypes.c_longlong, workers, lock=False)
         self.begun: Any = context.Array(ctypes.c_longlong, workers, lock=False)
+        self.limited: Any = context.Value(ctypes.c_byte, 0, lock=False)
+        self.pause: Any = context.Value(ctypes.c_byte, 1, lock=False)
+        self.share: Any = context.Value(ctypes.c_double, 1.0, lock=False)
+        self.keys_per_s: Any = context.Value(ctypes.c_double, 0.0, lock=False)
+        self.quiet: Any = context.Array(ctypes.c_byte, [1] * workers, lock=False)
+        self.waited: Any = context.Array(ctypes.c_double, workers, lock=False)
+
+    def allow(self, watch: Watch) -> float:
+        """Tell the workers what they may do now; when to do so anew, in seconds."""
+        if watch.allowance is None:
+            return POLL_S
+        allowed: Allowance = watch.allowance(all(self.quiet))
+        self.share.value, self.keys_per_s.value = allowed.share, allowed.keys_per_s
+        self.pause.value = int(allowed.paused)
+        return min(POLL_S, allowed.ask_again_s)
 
 
 class _Queue:
@@ -134,6 +157,7 @@ class Processes:
         self.reruns = 0
         self._in_vain = 0
         self._unbegun = 0
+        self._waited_before_s = 0.0
         # A profiler that the job runs would come along with a fork.
         self._start("spawn" if profile else _start_method())
 
@@ -149,6 +173,11 @@ class Processes:
             initargs=(self._shared, os.getpid(), self._profile),
         )
 
+    @property
+    def waited_s(self) -> float:
+        """As `pool.Pool` says."""
+        return self._waited_before_s + float(sum(self._shared.waited)) / self.workers
+
     def map(
         self, stage: Stage, tasks: Iterable[Any], watch: Watch, *, per_node: int | None = None
     ) -> Iterator[tuple[Any, Any | None]]:
@@ -159,6 +188,7 @@ class Processes:
                 if self._is_hopeless() or watch.stopping():
                     break
                 # By now this process has connections and threads that a fork must not copy.
+                self._waited_before_s = self.waited_s
                 self._start("spawn")
             yield from self._map(stage, queue, watch)
         yield from ((task, UNTRIED) for task in queue.rest())
@@ -169,12 +199,15 @@ class Processes:
     def _map(self, stage: Stage, queue: _Queue, watch: Watch) -> Iterator[tuple[Any, Any | None]]:
         """Run tasks until there are none, or until a worker is lost."""
         reported = sum(self._shared.done)
+        self._shared.limited.value = int(watch.allowance is not None)
         pending: dict[Future[Any], _Numbered] = {}
         unheard: list[_Numbered] = []
         while pending or (queue and not self._broken):
             if not self._broken:
                 unheard += self._hand_out(stage, queue, pending)
-            finished, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            # Not before the workers exist: the throttle may make connections, and none is theirs.
+            poll_s = self._shared.allow(watch)
+            finished, _ = wait(pending, timeout=poll_s, return_when=FIRST_COMPLETED)
             if not finished and (self._broken or self._dead_workers() or self._is_deaf()):
                 self._break()
                 _, silent = wait(pending, timeout=0 if self._is_deaf() else LAST_RESULTS_S)
@@ -294,22 +327,36 @@ class Processes:
             calls._reader.close()  # noqa: SLF001
 
 
-class _WorkerPulse:
+class _WorkerPulse(Rests):
     def __init__(self, shared: _Shared, parent_pid: int) -> None:
+        super().__init__(self._read_allowance, self.stopping)
         self._shared = shared
         self._parent_pid = parent_pid
         # Processes of a context are numbered on, so those of one pool differ in this.
         self.number = int(multiprocessing.current_process().name.rpartition("-")[2])
         self._place = self.number % len(shared.done)
 
-    def begin(self, number: int) -> None:
+    def begin_task(self, number: int) -> None:
         self._shared.begun[self._place] = number
+        self.begin()
 
     def advance(self, keys: int) -> None:
         self._shared.done[self._place] += keys
 
     def stopping(self) -> bool:
         return bool(self._shared.stop.value) or os.getppid() != self._parent_pid
+
+    def end(self) -> None:
+        """The task is done."""
+        self._shared.waited[self._place] = self.waited_s
+        self._shared.quiet[self._place] = 1
+
+    def _read_allowance(self, quiet: bool) -> Allowance:
+        shared = self._shared
+        if not shared.limited.value:
+            return UNLIMITED
+        shared.quiet[self._place] = quiet
+        return Allowance(bool(shared.pause.value), shared.share.value, shared.keys_per_s.value)
 
 
 _pulse: _WorkerPulse | None = None
@@ -365,11 +412,13 @@ def _run(stage: Stage, number: int, task: Any) -> tuple[Any, float]:
     """
     global _cpu_told_s
     assert _pulse is not None, "tasks run in workers that _start_worker prepared"
-    _pulse.begin(number)
+    _pulse.begin_task(number)
     try:
         result = _profiler.run(stage, task, _pulse) if _profiler else stage(task, _pulse)
     except MemoryError:
         os._exit(_OUT_OF_MEMORY)
+    finally:
+        _pulse.end()
     before_s, _cpu_told_s = _cpu_told_s, time.process_time()
     return result, _cpu_told_s - before_s
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,25 +22,40 @@ MOST_RANGES = 3
 ANSWER_POLL_S = 0.1
 
 
+COLUMNS = 80
+
+SAY_EVERY_S = 10.0
+"""Without a terminal, a reason to pause that comes and goes is said this often."""
+
+
 class Bars(Observer):
-    """One tqdm bar per phase, with rate and time to go.
+    """One tqdm bar per phase, with rate and time to go, and the reason while it is paused.
 
     Above the survey's there is a line for each share of a cluster that was walked.
     """
 
-    def __init__(self, stopping: Callable[[], bool], *, asks: bool = False) -> None:
+    def __init__(
+        self,
+        stopping: Callable[[], bool | str],
+        say: Callable[[str], None],
+        *,
+        asks: bool = False,
+    ) -> None:
         """Show progress.
 
         Args:
-            stopping: whether a signal asked to stop.
+            stopping: whether a signal asked to stop, and which.
+            say: takes a line for people, where there is no bar.
             asks: somebody sits at stdin, and can say no to a plan.
         """
         self._stopping = stopping
+        self._say = say
         self._asks = asks
         self._where = ""
         self._visible = sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
         self._slots: dict[str, tuple[SlotRange, ...]] = {}
+        self._said_at_s: dict[str, float] = {}
 
     def found(self, target: Target) -> None:
         """Remember where it is, and which slots a cluster's nodes have."""
@@ -56,7 +72,7 @@ class Bars(Observer):
         # Its monitor is a thread, and workers are to be forked from a process without any.
         tqdm.monitor_interval = 0
         self._bar = tqdm(
-            total=keys, desc=f"{phase:<6}", unit=" keys", unit_scale=True, ncols=80, nrows=20
+            total=keys, desc=f"{phase:<6}", unit=" keys", unit_scale=True, ncols=COLUMNS, nrows=20
         )
 
     def advanced(self, keys: int) -> None:
@@ -89,9 +105,28 @@ class Bars(Observer):
                 return sys.stdin.readline().strip().lower() in ("y", "yes")
         return False
 
-    def stopping(self) -> bool:
-        """Whether a signal asked to stop."""
+    def paused(self, reason: str | None) -> None:
+        """Show the reason at the bar; where there is none, in a line of its own."""
+        if self._bar is not None:
+            self._bar.bar_format = paused_format(reason) if reason else None
+            self._bar.refresh()
+        elif reason is not None and not self._visible:
+            code = reason.partition(":")[0]
+            now_s = time.monotonic()
+            if now_s >= self._said_at_s.get(code, -SAY_EVERY_S) + SAY_EVERY_S:
+                self._said_at_s[code] = now_s
+                self._say(f"cleanup-job: paused: {reason}")
+
+    def stopping(self) -> bool | str:
+        """Whether a signal asked to stop, and which."""
         return self._stopping()
+
+
+def paused_format(reason: str) -> str:
+    """What tqdm shows while the run is paused: there is no room for a bar beside the reason."""
+    room = COLUMNS - len("survey:  50% paused: ")
+    short = reason if len(reason) < room else reason[: room - 2] + "…"
+    return "{desc}: {percentage:3.0f}% paused: " + short.replace("{", "{{").replace("}", "}}")
 
 
 def describe_plan(preview: Preview, where: str) -> list[str]:

@@ -65,6 +65,10 @@ from cleanup_job.remains import remains_of
 from cleanup_job.routes import Router
 from cleanup_job.wire import Reply, Wire, WireLostError
 
+RENEW_AFTER_S = 1.0
+"""A connection that was idle for longer is replaced: the server, or what lies between, may have
+closed it, and a batch must not be lost with it."""
+
 KEYS_IN_FLIGHT = 600
 """Another batch is begun while no more keys than this are under way for each server: two batches
 of the usual size, so that a server works on one while Python packs the next; many of the small
@@ -211,6 +215,18 @@ class _Unwatched:
 
     def stopping(self) -> bool:
         return False
+
+    def must_rest(self) -> bool:
+        return False
+
+    def rest(self) -> float:
+        return 0.0
+
+    def takes(self, keys: int) -> None:
+        pass
+
+    def portion(self, most: int) -> int:
+        return most
 
 
 _LOST = CleanupJobError(
@@ -394,9 +410,15 @@ class _Purge:
         batch = next(upcoming, None)
         while self.open or (batch is not None and not self._is_ending()):
             while batch is not None and self._has_room() and not self._is_ending():
+                if self.pulse.must_rest():
+                    break
+                self.pulse.takes(batch.size)
                 self._begin(_Attempt(batch, self.task.schema))
                 batch = next(upcoming, None)
-            self.router.wait()
+            if self.open:
+                self.router.wait()
+            elif self.pulse.rest() > RENEW_AFTER_S:
+                self.router.renew()
         while batch is not None:
             self.leave(batch)
             batch = next(upcoming, None)
@@ -410,7 +432,7 @@ class _Purge:
 
     def _most_keys(self, slot: int | None) -> int:
         # A scattered batch is sent key by key, and holds up nobody.
-        return KEYS_PER_BATCH if slot is None else self.pace.size
+        return self.pulse.portion(KEYS_PER_BATCH if slot is None else self.pace.size)
 
     def _is_ending(self) -> bool:
         return self.hopeless or self.pulse.stopping()

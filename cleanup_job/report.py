@@ -170,6 +170,22 @@ class PlanUse(msgspec.Struct, frozen=True):
     changed: int = 0
 
 
+class Pause(msgspec.Struct, frozen=True):
+    """What held the run up: how often, and for how long.
+
+    Attributes:
+        code: the setting.
+        message: as it was said last.
+        pauses: how often it began; 0 for rests, which are short and many.
+        seconds: in all; of rests, as their share of the time.
+    """
+
+    code: str
+    message: str
+    pauses: int
+    seconds: float
+
+
 class PartitionWalk(msgspec.Struct, frozen=True):
     """One partition: `scanned` is what its SCAN calls returned."""
 
@@ -209,6 +225,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[NodeUse] = []
     workers: int = 1
     plan: PlanUse | None = None
+    throttle: list[Pause] = []
+    stopped_by: str | None = None
     losses: list[Loss] = []
     partitions: list[PartitionWalk] = []
     samples: list[Example] = []
@@ -472,11 +490,19 @@ def _cost_lines(report: Report) -> list[str]:
             ],
         ),
     ]
+    if report.throttle:
+        total_s = sum(pause.seconds for pause in report.throttle)
+        lines += _wrapped(f"throttle      {total_s:.1f} s: ", [*map(_pause, report.throttle)])
     for name, cost in costs.items():
         often = {word: times for word, times in cost.commands.items() if times.calls > 1}
         lines += [name] if often else []
         lines += [_command_line(word, times) for word, times in often.items()]
     return lines
+
+
+def _pause(pause: Pause) -> str:
+    often = f"{pause.pauses:,} pauses of " if pause.pauses > 1 else ""
+    return f"{pause.code} {often}{pause.seconds:.1f} s"
 
 
 def _command_line(command: str, times: CommandTimes) -> str:

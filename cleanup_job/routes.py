@@ -184,6 +184,16 @@ class Router:
         for call in waiting:
             self._send(call)
 
+    def renew(self) -> None:
+        """Have new connections from now on: after a long pause these may have been closed.
+
+        Nothing may be in flight.
+        """
+        for endpoint, wire in self._wires.items():
+            self._timings.append(wire.take_timings())
+            wires.discard(endpoint)
+        self._wires.clear()
+
     def take_timings(self) -> Timings:
         """The timings of all connections since the last call."""
         taken, self._timings = self._timings, []

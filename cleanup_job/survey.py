@@ -64,6 +64,10 @@ IDLE_READS_IN_FLIGHT = 500
 
 PAUSE_BETWEEN_ATTEMPTS_S = 0.5
 
+RENEW_AFTER_S = 1.0
+"""A connection that was idle for longer is replaced: the server, or what lies between, may have
+closed it. One second is the least `timeout` that a server can have."""
+
 
 def survey(task: SurveyTask, pulse: Pulse) -> Findings | Broken:
     """Walk one partition; on a broken connection walk it again.
@@ -81,7 +85,7 @@ def survey(task: SurveyTask, pulse: Pulse) -> Findings | Broken:
         try:
             walk = _Walk(task, wires.borrow(task.endpoint), pulse)
             walk.run()
-            timings.append(walk.wire.take_timings())
+            timings += [*walk.timings, walk.wire.take_timings()]
             return walk.findings(perf_counter() - started, attempt, merge_timings(timings))
         except CleanupJobError as error:
             # What is still in flight would answer the next one's questions.
@@ -120,6 +124,8 @@ def survey_idle(task: IdleTask, pulse: Pulse) -> frozenset[bytes]:
         if pulse.stopping():
             young.update(keys[start:])
             break
+        if pulse.must_rest() and pulse.rest() > RENEW_AFTER_S:
+            router.renew()
         router.each("OBJECT IDLETIME", some, idle_s.extend, reads=True)
         router.each("OBJECT REFCOUNT", some, references.extend, reads=True)
         while router.in_flight:
@@ -157,7 +163,12 @@ def _is_young(key: bytes, idle_s: Reply, references: Reply, task: IdleTask) -> b
 
 
 class _Walk:
-    """The state of one walk over one partition."""
+    """The state of one walk over one partition.
+
+    Attributes:
+        aside: the next page of each lane that waits, until nothing is in flight and work may go on.
+        timings: of connections that were replaced.
+    """
 
     def __init__(self, task: SurveyTask, wire: Wire, pulse: Pulse) -> None:
         self.task = task
@@ -168,6 +179,8 @@ class _Walk:
         self.key_rule = acl.key_rule(task.schema.heartbeat)
         self.page = Pace(PAGE, task.max_block_ms)
         self.read = Pace(HEARTBEATS_PER_READ, task.max_block_ms)
+        self.aside: list[tuple[Lane, int]] = [(lane, lane[0]) for lane in self.partition.lanes]
+        self.timings: list[Timings] = []
         self.unread: list[bytes] = []
         self.fit = FIRST_READ
         self.scanned = 0
@@ -179,12 +192,25 @@ class _Walk:
 
     def run(self) -> None:
         self.wire.measure_latency()
-        for lane in self.partition.lanes:
-            self._scan(lane, lane[0])
+        self._go_on()
         while self.wire:
             self.wire.receive()
+            if not self.wire and self.aside:
+                self._go_on()
             if not self.wire:
                 self._read_heartbeats()
+
+    def _go_on(self) -> None:
+        """Rest if that is due, and ask for what was put aside."""
+        if self.pulse.must_rest() and self.pulse.rest() > RENEW_AFTER_S:
+            self.timings.append(self.wire.take_timings())
+            wires.discard(self.task.endpoint)
+            self.wire = wires.borrow(self.task.endpoint)
+            self.wire.measure_latency()
+        aside, self.aside = self.aside, []
+        for lane, place in aside:
+            if not self.pulse.stopping():
+                self._scan(lane, place)
 
     def _scan(self, lane: Lane, place: int) -> None:
         """Ask for the page at `place`; its reply asks for the next one."""
@@ -202,7 +228,10 @@ class _Walk:
                     "cursor_order",
                 )
             if not at_end and not self.pulse.stopping():
-                self._scan(lane, next_place)
+                if self.pulse.must_rest():
+                    self.aside.append((lane, next_place))
+                else:
+                    self._scan(lane, next_place)
             passed = count
             if order is not Order.SEQUENCE:
                 passed = self._passed(lane, place, lane[1] if at_end else next_place)

@@ -98,6 +98,17 @@ class Wire:
                 self.is_lost = True
         return self.is_lost
 
+    def fileno(self) -> int:
+        """Of the socket, to wait for several at once."""
+        return int(self._connection._sock.fileno())  # noqa: SLF001 - redis-py has no other way
+
+    def can_receive(self) -> bool:
+        """True if a reply, or the connection's end, has arrived."""
+        try:
+            return bool(self._connection.can_read(timeout=0))
+        except (redis.RedisError, OSError):
+            return True
+
     def send(self, *words: bytes | str, then: Handler) -> None:
         """Send one request; `then` is called with its reply.
 

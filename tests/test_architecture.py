@@ -13,19 +13,20 @@ PACKAGE = Path(cleanup_job.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 PURE = {
-    "errors", "keyspace", "pace", "cursors", "model", "acl", "judge", "plan", "brakes", "remains"
+    "errors", "keyspace", "pace", "throttle", "cursors", "model", "acl", "judge", "plan", "brakes",
+    "remains",
 }  # fmt: skip
-STAGES = {"topology", "survey", "plan", "plan_file", "purge", "pool", "report"}
+STAGES = {"topology", "survey", "plan", "plan_file", "purge", "pool", "report", "watch"}
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
 LAYERS = [
-    {"errors", "keyspace", "pace", "whole_file"},
-    {"cursors"},
+    {"errors", "keyspace", "pace", "throttle", "whole_file"},
+    {"cursors", "pulse"},
     {"model"},
     {"acl", "tls", "brakes"},
     {"judge", "remains", "wire", "yaml_file"},
     {"config"},
-    {"routes", "embedded", "processes"},
+    {"routes", "embedded", "processes", "gauge"},
     {"lease"},
     STAGES,
     {"job"},

@@ -30,6 +30,8 @@ class Task(NamedTuple):
 class Watch:
     """Adds up what it is told; asks to stop when it is told to."""
 
+    allowance = None
+
     def __init__(self, *, stop: bool = False) -> None:
         self.keys = 0
         self.stop = stop

@@ -13,6 +13,7 @@ from cleanup_job.config import Config
 from cleanup_job.cursors import Order, cut_evenly
 from cleanup_job.errors import CursorOrderError
 from cleanup_job.model import Broken, Endpoint, Findings, Partition, SurveyTask
+from cleanup_job.pulse import Rests, unlimited
 from cleanup_job.survey import survey
 from tests.keys import sweep, write_coordinator
 from tests.servers import ServerProcess, running
@@ -20,7 +21,10 @@ from tests.servers import ServerProcess, running
 STABLE = 6_666
 
 
-class NoPulse:
+class NoPulse(Rests):
+    def __init__(self) -> None:
+        super().__init__(unlimited, self.stopping)
+
     def advance(self, keys: int) -> None:
         pass
 
