@@ -64,7 +64,7 @@ class Rests:
                 break
             time.sleep(min(NAP_S, due_s))
             now_s = time.monotonic()
-            self._tempo.rested(now_s, paused=allowed.paused)
+            self._tempo.rested(now_s, allowed)
         self._now_allowed = self._allowed(False)
         return now_s - began_s
 

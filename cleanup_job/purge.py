@@ -406,6 +406,8 @@ class _Purge:
         self.hopeless = False
 
     def run(self) -> None:
+        if self.pulse.must_rest():
+            self.pulse.rest()
         upcoming = self.upcoming()
         batch = next(upcoming, None)
         while self.open or (batch is not None and not self._is_ending()):

@@ -48,6 +48,9 @@ SHARE_STEP, SHARE_STEP_S = 0.02, 0.1
 PORTION_S = 0.01
 """The least rest. Shorter ones would cost more, by emptying the pipeline, than they give."""
 
+MOST_WORK_S = 0.1
+"""What counts as work between two commands: beyond that it was the server that was held up."""
+
 BURST_S = 0.05
 """What a worker that was held up may catch up of `max_keys_per_second`."""
 
@@ -351,16 +354,17 @@ class Ledger:
     entries: dict[str, Entry] = field(default_factory=dict)
     _reason: Reason | None = None
     _since_s: float | None = None
+    _rests: Mapping[str, float] = field(default_factory=dict)
 
     def account(self, now_s: float, reason: Reason | None, rests: Mapping[str, float]) -> None:
         """From now on it is this reason, or none, and these shares of the time are rested."""
         if self._since_s is not None:
-            self._add(now_s - self._since_s, rests)
+            self._add(now_s - self._since_s)
         if reason is not None:
             entry = self.entries.setdefault(reason.code, Entry(reason.message))
             entry.message = reason.message
             entry.pauses += self._reason is None or self._reason.code != reason.code
-        self._reason, self._since_s = reason, now_s
+        self._reason, self._since_s, self._rests = reason, now_s, rests
 
     def interrupt(self) -> None:
         """Nothing counts until the next `account`: no stage is at work."""
@@ -371,11 +375,11 @@ class Ledger:
         if seconds:
             self.entries.setdefault(code, Entry(message)).seconds += seconds
 
-    def _add(self, seconds: float, rests: Mapping[str, float]) -> None:
+    def _add(self, seconds: float) -> None:
         if self._reason is not None:
             self.entries[self._reason.code].seconds += seconds
             return
-        for code, share in rests.items():
+        for code, share in self._rests.items():
             message = f"{code}: rests between commands"
             self.entries.setdefault(code, Entry(message)).seconds += seconds * share
 
@@ -462,8 +466,8 @@ class Throttle:
 class Tempo:
     """How long one worker has to rest before its next command.
 
-    Working makes a debt by the share that is allowed, and each batch moves the time at which the
-    next one may begin.
+    What was worked and not rested for is kept as work, so that it is forgiven when the share
+    recovers. Each batch moves the time at which the next one may begin.
 
     Attributes:
         waited_s: what was rested for `max_keys_per_second`.
@@ -472,7 +476,7 @@ class Tempo:
     def __init__(self, now_s: float) -> None:
         self.waited_s = 0.0
         self._at_s = now_s
-        self._debt_s = 0.0
+        self._worked_s = 0.0
         self._next_at_s = now_s
 
     def begin(self, now_s: float) -> None:
@@ -486,20 +490,25 @@ class Tempo:
 
     def rest_s(self, now_s: float, allowed: Allowance) -> float:
         """How long to rest, in seconds; 0 while it is not worth while. It was worked until now."""
-        if allowed.share < 1:
-            self._debt_s += (now_s - self._at_s) * (1 / allowed.share - 1)
+        self._worked_s += min(MOST_WORK_S, now_s - self._at_s)
         self._at_s = now_s
-        wait_s = self._next_at_s - now_s if allowed.keys_per_s else 0.0
-        debt_s = self._debt_s if self._debt_s >= PORTION_S else 0.0
-        return max(0.0, wait_s, debt_s)
+        debt_s = self._debt_s(allowed)
+        return max(0.0, self._wait_s(allowed), debt_s if debt_s >= PORTION_S else 0.0)
 
-    def rested(self, now_s: float, *, paused: bool) -> None:
+    def rested(self, now_s: float, allowed: Allowance) -> None:
         """It was rested until now, because it had to or since the whole run pauses."""
         slept_s = now_s - self._at_s
-        if not paused and self._next_at_s - self._at_s > self._debt_s:
+        debt_s = self._debt_s(allowed)
+        if not allowed.paused and self._wait_s(allowed) > debt_s:
             self.waited_s += slept_s
-        self._debt_s = max(0.0, self._debt_s - slept_s)
+        self._worked_s *= max(0.0, 1 - slept_s / debt_s) if debt_s else 0.0
         self._at_s = now_s
+
+    def _debt_s(self, allowed: Allowance) -> float:
+        return self._worked_s * (1 / allowed.share - 1)
+
+    def _wait_s(self, allowed: Allowance) -> float:
+        return self._next_at_s - self._at_s if allowed.keys_per_s else 0.0
 
 
 def portion(most: int, allowed: Allowance, least: int) -> int:
