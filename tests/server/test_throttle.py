@@ -40,20 +40,20 @@ def nothing() -> None:
 
 
 class Trouble(Observer):
-    """Something that begins with a phase, and ends when the run has paused for a while.
+    """Something that begins with a phase, and ends when the run has stood still for a while.
 
     Attributes:
         reasons: why the run paused, as it was told; None when it went on.
-        moved: keys that went while it paused, when all in flight was through.
+        left: keys that were there when it stood still.
     """
 
     def __init__(
-        self, client: redis.Redis, end: Act, begin: Act = nothing, phase: str = "purge"
+        self, size: Callable[[], int], end: Act, begin: Act = nothing, phase: str = "purge"
     ) -> None:
-        self.client = client
+        self.size = size
         self.begin, self.end, self.phase = begin, end, phase
         self.reasons: list[str | None] = []
-        self.moved: int | None = None
+        self.left = 0
         self._looks = 0
         self._keys = 0
 
@@ -65,13 +65,13 @@ class Trouble(Observer):
         self.reasons.append(reason)
 
     def stopping(self) -> bool:
-        if self.moved is None and self.reasons:
+        if not self.left and self.reasons:
             self._looks += 1
-            if self._looks == 10:
-                self._keys = self.client.dbsize()
-            if self._looks == 20:
-                self.moved = self._keys - self.client.dbsize()
-                self.end()
+            if self._looks % 5 == 0:
+                before, self._keys = self._keys, self.size()
+                if before == self._keys:
+                    self.left = before
+                    self.end()
         return False
 
 
@@ -80,11 +80,11 @@ def pause_of(report: Report, code: str) -> Pause | None:
 
 
 def assert_gave_way(report: Report, trouble: Trouble, code: str) -> None:
-    """It paused for this reason only, nothing was deleted meanwhile, and then it did all."""
+    """It paused for this reason, stood still meanwhile, and then did all."""
     assert report.status == "complete"
     assert report.keys.deleted == KEYS
     assert_adds_up(report)
-    assert trouble.moved == 0
+    assert trouble.left > 0
     assert trouble.reasons[0] is not None
     assert trouble.reasons[0].startswith(f"{code}: ")
     pause = pause_of(report, code)
@@ -104,7 +104,7 @@ def test_a_pause_file(
 ) -> None:
     write_many(client, COORDINATORS)
     file = tmp_path / "pause"
-    trouble = Trouble(client, file.unlink, file.touch, phase)
+    trouble = Trouble(client.dbsize, file.unlink, file.touch, phase)
     report = sweep(server, workers=workers, pause_file=str(file), observer=trouble)
     assert_gave_way(report, trouble, "pause_file")
     assert str(file) in str(trouble.reasons[0])
@@ -114,7 +114,7 @@ def test_a_dry_run_pauses_too(server: ServerProcess, client: redis.Redis, tmp_pa
     write_many(client, 10)
     file = tmp_path / "pause"
     file.touch()
-    trouble = Trouble(client, file.unlink)
+    trouble = Trouble(client.dbsize, file.unlink)
     report = sweep(server, dry_run=True, pause_file=str(file), observer=trouble)
     assert pause_of(report, "pause_file") is not None
 
@@ -261,7 +261,7 @@ def test_a_connection_that_was_closed_in_a_pause_loses_nothing(
             client.client_kill_filter(_type="normal", skipme=True)
             file.unlink()
 
-        trouble = Trouble(client, end, file.touch, phase)
+        trouble = Trouble(client.dbsize, end, file.touch, phase)
         write_many(client, COORDINATORS)
         report = sweep(server, workers=workers, pause_file=str(file), observer=trouble)
         assert_gave_way(report, trouble, "pause_file")
@@ -293,9 +293,9 @@ def test_a_low_rate_has_small_batches(server: ServerProcess, client: redis.Redis
 
 @both
 def test_nice(server: ServerProcess, client: redis.Redis, workers: int) -> None:
-    write_many(client, 5_000)
+    write_many(client, 1_000)
     report = sweep(server, workers=workers, nice=1.0)
-    assert report.keys.deleted == 30_000
+    assert report.keys.deleted == 6_000
     pause = pause_of(report, "nice")
     assert pause is not None
     assert pause.seconds > 0
@@ -324,7 +324,7 @@ def test_used_memory(server: ServerProcess, client: redis.Redis, workers: int) -
     def end() -> None:
         client.delete("filler")
 
-    trouble = Trouble(client, end)
+    trouble = Trouble(client.dbsize, end)
     report = sweep(server, workers=workers, max_used_memory=used + 10_000_000, observer=trouble)
     assert_gave_way(report, trouble, "max_used_memory")
 
@@ -332,7 +332,7 @@ def test_used_memory(server: ServerProcess, client: redis.Redis, workers: int) -
 def test_blocked_clients(server: ServerProcess, client: redis.Redis) -> None:
     write_many(client, COORDINATORS)
     with blocked(server.client()):
-        trouble = Trouble(client, lambda: client.lpush("bell", "x"))
+        trouble = Trouble(client.dbsize, lambda: client.lpush("bell", "x"))
         report = sweep(server, max_blocked_clients=0, observer=trouble)
     assert_gave_way(report, trouble, "max_blocked_clients")
 
@@ -382,7 +382,7 @@ def test_replica_lag(server: ServerProcess, client: redis.Redis) -> None:
             assert "bytes behind (limit 10,000)" in behind.reason
 
             wait_until(lambda: replication()["slave0"]["lag"] > 1)
-            trouble = Trouble(client, go_on)
+            trouble = Trouble(client.dbsize, go_on)
             report = sweep(server, max_replica_lag=1, observer=trouble)
             assert_gave_way(report, trouble, "max_replica_lag")
         finally:
@@ -435,7 +435,7 @@ def test_foreground_ops(server: ServerProcess, client: redis.Redis, workers: int
             time.sleep(0.005)
 
         with busy(work) as end:
-            trouble = Trouble(client, end)
+            trouble = Trouble(client.dbsize, end)
             report = sweep(server, workers=workers, max_foreground_ops=300, observer=trouble)
     assert_gave_way(report, trouble, "max_foreground_ops")
 
@@ -458,7 +458,7 @@ def test_latency(sleepy: ServerProcess, workers: int) -> None:
     with sleepy.client() as client, sleepy.client() as other:
         write_many(client, COORDINATORS)
         with busy(lambda: other.execute_command("DEBUG", "SLEEP", "0.1")) as end:
-            trouble = Trouble(client, end)
+            trouble = Trouble(client.dbsize, end)
             report = sweep(sleepy, workers=workers, max_latency_ms=50.0, observer=trouble)
     assert_gave_way(report, trouble, "max_latency_ms")
 
