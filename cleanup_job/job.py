@@ -240,7 +240,7 @@ def run(
             surveyed = surveyed.without_names()
             scope = _scope(sweep, surveyed, verdicts, by_plan)
             plan = _plan(sweep, pool, surveyed, verdicts, scope)
-            surveyed = replace(surveyed, stopped=surveyed.stopped or sweep.watch.stopping())
+            surveyed = _stopped_since(sweep, surveyed)
         refused = _refusals(sweep, surveyed.target, verdicts, plan)
         with clock.phase("purge", plan.size):
             goes = not (dry_run or refused)
@@ -517,6 +517,14 @@ def _stopped(sweep: _Sweep, when: str) -> Problem:
     assert ended_by is not None, "it was ended"
     advice = ADVICE.get(ended_by.code)
     return Problem("stopped", f"{ended_by.message} {when}" + (f"; {advice}" if advice else ""), 1)
+
+
+def _stopped_since(sweep: _Sweep, surveyed: _Surveyed) -> _Surveyed:
+    """The same, but marked if the run was ended since the survey."""
+    if surveyed.stopped or not sweep.watch.stopping():
+        return surveyed
+    warning = _stopped(sweep, "before the purge: nothing was deleted")
+    return replace(surveyed, stopped=True, warnings=(*surveyed.warnings, warning))
 
 
 def _require_walked(broken: dict[str, Broken], target: Target) -> None:
@@ -993,8 +1001,8 @@ def _report(
     if sweep.watch.ended_by is not None and sweep.watch.ended_by.code == LEASE_LOST:
         errors.append(sweep.watch.ended_by)
     not_attempted = sum(outcome.not_attempted for outcome in outcomes)
+    ended_by = sweep.watch.ended_by
     if not_attempted:
-        ended_by = sweep.watch.ended_by
         why = f": {ended_by.message}; the next run goes on" if ended_by else ""
         message = f"planned keys were left in place when the run ended{why}"
         errors.append(Problem("not_attempted", message, not_attempted))
@@ -1031,7 +1039,7 @@ def _report(
         workers=clock.pool.workers if clock.pool else 1,
         partitions=reports.walks(surveyed.findings),
         throttle=_pauses(sweep, clock),
-        stopped_by=sweep.watch.ended_by.code if sweep.watch.ended_by else None,
+        stopped_by=ended_by.code if ended_by and (surveyed.stopped or not_attempted) else None,
         losses=[reports.Loss(printable(name), keys) for name, keys in losses.items()],
         samples=[reports.example(sample) for sample in _samples(verdicts, sweep)],
         plan=plan_use if isinstance(plan_use, reports.PlanUse) else None,

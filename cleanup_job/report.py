@@ -501,8 +501,8 @@ def _cost_lines(report: Report) -> list[str]:
 
 
 def _pause(pause: Pause) -> str:
-    often = f"{pause.pauses:,} pauses of " if pause.pauses > 1 else ""
-    return f"{pause.code} {often}{pause.seconds:.1f} s"
+    often = f" ({pause.pauses:,} pauses)" if pause.pauses > 1 else ""
+    return f"{pause.code} {pause.seconds:.1f} s{often}"
 
 
 def _command_line(command: str, times: CommandTimes) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from cleanup_job import progress
 from cleanup_job.cursors import Lane, Order, cut_by_weight, cut_evenly
 from cleanup_job.model import Partition, SlotRange
-from cleanup_job.progress import describe_walk
+from cleanup_job.progress import Bars, describe_walk
 
 NODE = "127.0.0.1:7000"
 
@@ -38,3 +39,41 @@ def test_a_share_of_all_slots() -> None:
     assert describe(Order.REVERSED, (start, end), [(0, 5460)]) == (
         f"walked slots 0-5,460 of {NODE}, cursors 0.0% to 50.0%"
     )
+
+
+def test_without_a_terminal_each_reason_is_said_once_in_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = [5.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now_s[0])
+    heard: list[str] = []
+    bars = Bars(bool, heard.append)
+    for at_s in (5.0, 6.0, 14.9, 15.0):
+        now_s[0] = at_s
+        bars.paused(f"nice: at {at_s:g}")
+        bars.paused(None)
+    bars.paused("pause_file: x is there")
+    assert heard == [
+        "cleanup-job: paused: nice: at 5",
+        "cleanup-job: paused: nice: at 15",
+        "cleanup-job: paused: pause_file: x is there",
+    ]
+
+
+@pytest.mark.parametrize("reason", ["pause_file: /a/{b} is there", "max_latency_ms: " + "x" * 90])
+def test_the_bar_shows_the_reason(
+    reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    heard: list[str] = []
+    bars = Bars(bool, heard.append)
+    bars.began("purge", 1_000)
+    bars.advanced(500)
+    bars.paused(reason)
+    lines = capsys.readouterr().err.split("\r")
+    assert lines[-1].startswith(f"purge :  50% paused: {reason[:40]}")
+    assert len(lines[-1]) <= 80
+    bars.paused(None)
+    assert "500/1.00k" in capsys.readouterr().err
+    bars.ended()
+    assert heard == []

@@ -20,6 +20,7 @@ from cleanup_job.report import (
     FamilyKeys,
     Keys,
     NodeUse,
+    Pause,
     PhaseCost,
     Phases,
     Report,
@@ -212,6 +213,17 @@ class TestJson:
 
 def lines_of(shown: Report) -> list[str]:
     return to_text(shown).splitlines()
+
+
+def test_what_held_the_run_up_fits_into_the_width() -> None:
+    codes = ("max_latency_ms", "max_replica_lag_bytes", "pause_file", "nice")
+    pauses = [Pause(code, f"{code}: why", 1_000, 12.34) for code in codes]
+    lines = lines_of(report(throttle=[*pauses, Pause("no_answer", "", 1, 0.26)]))
+    (first,) = (number for number, line in enumerate(lines) if line.startswith("throttle"))
+    assert lines[first] == "throttle      49.6 s: max_latency_ms 12.3 s (1,000 pauses),"
+    assert lines[first + 1].strip() == "max_replica_lag_bytes 12.3 s (1,000 pauses),"
+    assert "no_answer 0.3 s" in lines[first + 3]
+    assert all(len(line) <= 80 for line in lines)
 
 
 def large(size: int) -> Report:
