@@ -24,8 +24,8 @@ from cleanup_job.throttle import (
     UNLIMITED,
     Allowance,
     Backoff,
+    Bounds,
     Ledger,
-    Limits,
     Listener,
     Reading,
     Reason,
@@ -67,18 +67,18 @@ def test_info_is_read() -> None:
     assert read("") == Reading()
 
 
-def codes(limits: Limits, info: str = INFO) -> list[str]:
+def codes(limits: Bounds, info: str = INFO) -> list[str]:
     return [reason.code for reason in troubles(limits, HERE, read(info))]
 
 
 @pytest.mark.parametrize(
     ("kept", "broken", "code"),
     [
-        (Limits(max_used_memory=1_048_576), Limits(max_used_memory=1_048_575), "max_used_memory"),
-        (Limits(max_blocked_clients=3), Limits(max_blocked_clients=2), "max_blocked_clients"),
+        (Bounds(max_used_memory=1_048_576), Bounds(max_used_memory=1_048_575), "max_used_memory"),
+        (Bounds(max_blocked_clients=3), Bounds(max_blocked_clients=2), "max_blocked_clients"),
     ],
 )
-def test_a_limit_is_kept_until_it_is_exceeded(kept: Limits, broken: Limits, code: str) -> None:
+def test_a_limit_is_kept_until_it_is_exceeded(kept: Bounds, broken: Bounds, code: str) -> None:
     assert codes(kept) == []
     assert codes(broken) == [code]
 
@@ -86,12 +86,12 @@ def test_a_limit_is_kept_until_it_is_exceeded(kept: Limits, broken: Limits, code
 @pytest.mark.parametrize(
     ("limits", "most", "code"),
     [
-        (Limits(max_replica_lag_bytes=100), 100, "max_replica_lag_bytes"),
-        (Limits(max_replica_lag_s=4), 4, "max_replica_lag"),
+        (Bounds(max_replica_lag_bytes=100), 100, "max_replica_lag_bytes"),
+        (Bounds(max_replica_lag_s=4), 4, "max_replica_lag"),
     ],
 )
 def test_a_replica_that_is_not_online_counts_as_behind(
-    limits: Limits, most: int, code: str
+    limits: Bounds, most: int, code: str
 ) -> None:
     online = INFO.replace("wait_bgsave,offset=0", "online,offset=1000")
     assert codes(limits, online) == []
@@ -104,20 +104,20 @@ def test_a_replica_that_is_not_online_counts_as_behind(
 
 
 def test_only_what_is_limited_is_asked_for() -> None:
-    assert not Limits().any
-    assert not Limits().asks_servers
-    assert not Limits(nice=1, max_keys_per_second=1, pause_file="x").asks_servers
-    assert Limits(nice=1).any
-    assert Limits(max_blocked_clients=0).sections == ("clients",)
-    assert Limits(max_used_memory=1, max_replica_lag_s=1).sections == ("memory", "replication")
-    assert Limits(max_latency_ms=1).asks_servers
+    assert not Bounds().any
+    assert not Bounds().asks_servers
+    assert not Bounds(nice=1, max_keys_per_second=1, pause_file="x").asks_servers
+    assert Bounds(nice=1).any
+    assert Bounds(max_blocked_clients=0).sections == ("clients",)
+    assert Bounds(max_used_memory=1, max_replica_lag_s=1).sections == ("memory", "replication")
+    assert Bounds(max_latency_ms=1).asks_servers
 
 
 def test_commands_are_as_small_as_the_latency_asks_for() -> None:
-    assert Limits().block_ms(2, 2) == 2
-    assert Limits(max_latency_ms=4).block_ms(2, 1) == 4 / LATENCY_SHARE
-    assert Limits(max_latency_ms=4).block_ms(2, 2) == 4 / LATENCY_SHARE / 2
-    assert Limits(max_latency_ms=100).block_ms(2, 2) == 2
+    assert Bounds().block_ms(2, 2) == 2
+    assert Bounds(max_latency_ms=4).block_ms(2, 1) == 4 / LATENCY_SHARE
+    assert Bounds(max_latency_ms=4).block_ms(2, 2) == 4 / LATENCY_SHARE / 2
+    assert Bounds(max_latency_ms=100).block_ms(2, 2) == 2
 
 
 # -- latency ---------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_a_server_that_restarted_has_counted_nothing() -> None:
 
 
 def test_a_pause_ends_when_it_was_calm_for_a_while() -> None:
-    throttle = Throttle(Limits(max_blocked_clients=0))
+    throttle = Throttle(Bounds(max_blocked_clients=0))
     good, bad = {HERE: Reading()}, {HERE: Reading(blocked_clients=1)}
 
     def paused() -> bool:
@@ -247,7 +247,7 @@ def test_a_pause_ends_when_it_was_calm_for_a_while() -> None:
 
 
 def test_reasons_are_named_and_counted() -> None:
-    throttle = Throttle(Limits(pause_file="/p", max_latency_ms=1.0))
+    throttle = Throttle(Bounds(pause_file="/p", max_latency_ms=1.0))
     throttle.saw_latencies(0.0, {HERE: 0.5, "other": 3.25})
     allowed = throttle.decide(0.0, is_file_there=False)
     assert (allowed.paused, allowed.share) == (True, 0.5)
@@ -279,7 +279,7 @@ def test_no_time_counts_between_two_phases() -> None:
 
 
 def test_silence_holds_the_run_up_for_a_while_only() -> None:
-    throttle = Throttle(Limits(max_used_memory=1))
+    throttle = Throttle(Bounds(max_used_memory=1))
 
     def paused(at_s: float, *silent: str) -> bool:
         throttle.saw_silence(at_s, silent)
@@ -294,7 +294,7 @@ def test_silence_holds_the_run_up_for_a_while_only() -> None:
 
 
 def test_listening_is_a_pause_too() -> None:
-    throttle = Throttle(Limits(max_foreground_ops=1))
+    throttle = Throttle(Bounds(max_foreground_ops=1))
     assert throttle.decide(0.0, is_file_there=False).paused
     assert throttle.reason is not None
     assert throttle.reason.code == LISTENING
@@ -302,12 +302,12 @@ def test_listening_is_a_pause_too() -> None:
 
 def test_nice_and_latency_share_one_rest() -> None:
     """Whoever asks for more of it."""
-    throttle = Throttle(Limits(nice=3.0, max_latency_ms=1.0), workers=2)
+    throttle = Throttle(Bounds(nice=3.0, max_latency_ms=1.0), workers=2)
     assert throttle.decide(0.0, is_file_there=False).share == 0.25
     for at_s in (1.0, 2.0, 3.0):
         throttle.saw_latencies(at_s, {HERE: 5.0})
     assert throttle.decide(3.0, is_file_there=False).share == 0.125
-    assert Throttle(Limits(max_keys_per_second=100), 4).decide(
+    assert Throttle(Bounds(max_keys_per_second=100), 4).decide(
         0.0, is_file_there=False
     ) == Allowance(keys_per_s=25.0)
 
