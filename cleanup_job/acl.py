@@ -32,9 +32,11 @@ class Use(NamedTuple):
     Attributes:
         clustered: on a cluster, not on a single server.
         orphans: it purges orphans (in a dry run: tells which it would).
-        deletes: it does more than dry runs.
+        deletes: it does more than dry runs (restores, with `restores`).
         db: the number of the database.
         locks: it holds a lease meanwhile.
+        journal: it writes what it deletes to a journal.
+        restores: it puts back what is in a journal, and does nothing else.
     """
 
     clustered: bool = False
@@ -42,6 +44,8 @@ class Use(NamedTuple):
     deletes: bool = True
     db: int = 0
     locks: bool = True
+    journal: bool = False
+    restores: bool = False
 
 
 class Right(NamedTuple):
@@ -83,17 +87,42 @@ _LEASE = (
     Right("SET", "to take the lease"),
     Right("PEXPIRE", "to keep the lease"),
 )
+_JOURNAL = (
+    Right("DUMP", "to write to the journal what is about to be deleted"),
+    Right("PTTL", "when it would have expired"),
+)
+_RESTORE = (
+    Right("INFO", "product, version, role; whose journal this may be"),
+    Right("DBSIZE", "how many keys there are"),
+    Right("TIME", "the server's clock, by which keys have expired"),
+    Right("EXISTS", "what is there, in a dry run and after an unclear reply"),
+)
+_RESTORE_CLUSTER = (
+    Right("CLUSTER INFO", "whether a node serves its slots"),
+    Right("CLUSTER NODES", "who has which slots"),
+    Right("CLUSTER SLOTS", "under which addresses nodes are announced"),
+    Right("ASKING", "to follow a slot that changes hands meanwhile"),
+)
+_RESTORES = (Right("RESTORE", "to put back what is not there"),)
 _DATABASE = (Right("SELECT", "to get to the database"),)
 
 
 def rights(use: Use) -> tuple[Right, ...]:
     """Every command that such a run may send, each once."""
+    if use.restores:
+        return (
+            *_RESTORE,
+            *(_RESTORE_CLUSTER if use.clustered else ()),
+            *(_RESTORES if use.deletes else ()),
+            *(_DATABASE if use.db else ()),
+        )
     needed = [
         *_ALWAYS,
         *(_CLUSTER if use.clustered else _STANDALONE),
         *(_ORPHANS if use.orphans else ()),
         *(_DELETES if use.deletes else ()),
         *(_LEASE if use.deletes and use.locks else ()),
+        *(_JOURNAL if use.deletes and use.journal else ()),
         *(_DATABASE if use.db else ()),
     ]
     by_command: dict[str, Right] = {}
@@ -105,7 +134,7 @@ def rights(use: Use) -> tuple[Right, ...]:
 def key_rights(schema: Schema, use: Use) -> dict[str, str]:
     """The rule of every family that such a run touches, and whose keys they are."""
     rules = {key_rule(schema.heartbeat): "the heartbeats"}
-    if use.deletes or use.orphans:
+    if use.deletes or use.orphans or use.restores:
         for family, pattern in schema.owned:
             rules.setdefault(key_rule(pattern), f"the keys of {family}")
     if use.deletes and use.locks:

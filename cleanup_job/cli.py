@@ -28,6 +28,7 @@ from cleanup_job.whole_file import replacing
 if TYPE_CHECKING:
     from cleanup_job.config import Config
     from cleanup_job.report import Report
+    from cleanup_job.restore_report import RestoreReport
 
 EXIT_COMPLETE = 0
 EXIT_BUG = 1
@@ -84,6 +85,18 @@ examples:
   cleanup-job acl                                     on stdout a command for redis-cli
   cleanup-job acl --cluster --orphans purge           for each node of a cluster
   cleanup-job acl -c configs/blocking.yaml --dry-run  for a user who may only look
+"""
+
+_RESTORE_EXAMPLES = """\
+examples:
+  cleanup-job run --journal /var/lib/cleanup-job/          a run that can be undone
+  cleanup-job restore FILE --dry-run                       what would be put back
+  cleanup-job restore FILE --url redis://db.example:6379   put it back
+  cleanup-job restore FILE --only coordinator-7            of one coordinator
+
+What exists is never overwritten, and what has expired does not come back. Restored heartbeats are
+as stale as they were: stop the timer of the job, or raise stale_after, before it runs again.
+
 """
 
 _CHECK_EXAMPLES = """\
@@ -194,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     _add_demo(commands)
+    _add_restore(commands)
     _add_acl(commands)
     _add_check(commands)
     _add_schema(commands)
@@ -230,6 +244,12 @@ def _add_run(commands: Any) -> None:
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the report as JSON; - for stdout, without the text"
+    )
+    parser.add_argument(
+        "--journal",
+        metavar="FILE",
+        help="write all that is deleted to a new FILE before it is, or to one in a folder; "
+        "cleanup-job restore FILE puts it back",
     )
     parser.add_argument(
         "--profile",
@@ -356,6 +376,27 @@ def _add_demo(commands: Any) -> None:
     _add_show(parser)
 
 
+def _add_restore(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "restore",
+        _restore,
+        "put back what a run deleted, from its journal",
+        _RESTORE_EXAMPLES + _EXIT_CODES,
+    )
+    parser.add_argument("file", metavar="FILE", help="what run --journal has written")
+    parser.add_argument("-c", "--config", metavar="FILE", help="a YAML file, for its redis section")
+    parser.add_argument("--url", help="as for run")
+    parser.add_argument(
+        "--ca-file", metavar="FILE", help="the only authorities to trust, for rediss://"
+    )
+    parser.add_argument("--only", metavar="ID", help="the keys of this coordinator alone")
+    parser.add_argument("--dry-run", action="store_true", help="only tell what would be put back")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the report as JSON; - for stdout, without the text"
+    )
+
+
 def _add_acl(commands: Any) -> None:
     parser = _add_command(
         commands, "acl", _acl, "print the least rights that suffice, and why", _ACL_EXAMPLES
@@ -377,6 +418,14 @@ def _add_acl(commands: Any) -> None:
         action="store_const",
         const="false",
         help="for a user who runs with --no-lock only",
+    )
+    parser.add_argument(
+        "--journal",
+        action="store_true",
+        help="for runs with --journal",
+    )
+    parser.add_argument(
+        "--restore", action="store_true", help="for a user who restores, and nothing else"
     )
 
 
@@ -403,13 +452,7 @@ def _add_schema(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = _load(arguments)
-    if arguments.url and _password_in(arguments.url):
-        _say(
-            "cleanup-job: warning: a password in --url can be seen in the process list; "
-            "use REDIS_PASSWORD or REDIS_URL"
-        )
-    if arguments.json and arguments.json != "-":
-        _require_writable(Path(arguments.json))
+    _check_run(arguments)
     if arguments.profile:
         _require_file(Path(arguments.profile))
     if arguments.plan:
@@ -423,6 +466,7 @@ def _run(arguments: argparse.Namespace) -> int:
             stop,
             arguments.profile,
             arguments.plan,
+            arguments.journal,
             asks=not arguments.yes and sys.stdin.isatty() and sys.stderr.isatty(),
         )
     if arguments.plan and arguments.dry_run:
@@ -436,10 +480,21 @@ def _run(arguments: argparse.Namespace) -> int:
     return _exit_code(report, stop.received)
 
 
+def _check_run(arguments: argparse.Namespace) -> None:
+    """What can be said of the command line before anything is done."""
+    if arguments.url and _password_in(arguments.url):
+        _say(
+            "cleanup-job: warning: a password in --url can be seen in the process list; "
+            "use REDIS_PASSWORD or REDIS_URL"
+        )
+    if arguments.json and arguments.json != "-":
+        _require_writable(Path(arguments.json))
+
+
 def _load(arguments: argparse.Namespace) -> Config:
     from cleanup_job import config
 
-    if arguments.yes:
+    if getattr(arguments, "yes", False):
         arguments.expect_all_dead = "true"
     flags = {name: value for name, value in vars(arguments).items() if name in config.SCALARS}
     path = arguments.config or os.environ.get("CLEANUP_JOB_CONFIG") or None
@@ -453,6 +508,7 @@ def _sweep(
     stop: _StopSignals,
     profile: str | None = None,
     plan_path: str | None = None,
+    journal: str | None = None,
     *,
     asks: bool = False,
 ) -> Report:
@@ -468,6 +524,7 @@ def _sweep(
         observer=Bars(lambda: stop.name, _say, asks=asks),
         profile=profile,
         plan_path=plan_path,
+        journal=journal,
     )
     # A run leaves no cycles that are worth a collection, which looks at every entry of every list:
     # 28 ms in the middle of a purge of 100,000 coordinators.
@@ -495,12 +552,16 @@ def _publish(report: Report, json_path: str | None) -> None:
     """The text on stdout, or the JSON if it is asked for there."""
     from cleanup_job.report import to_json, to_text
 
+    _publish_as(to_text(report), to_json(report), json_path)
+
+
+def _publish_as(text: str, json: bytes, json_path: str | None) -> None:
     if json_path == "-":
-        _put_report(to_json(report))
+        _put_report(json)
         return
     if json_path:
-        _write_whole(Path(json_path), to_json(report))
-    _put_report(to_text(report))
+        _write_whole(Path(json_path), json)
+    _put_report(text)
 
 
 def _tell_of_plan(report: Report) -> None:
@@ -525,11 +586,32 @@ def _plan_is_missing(report: Report) -> bool:
     return any(warning.code == NOT_WRITTEN for warning in report.warnings)
 
 
-def _exit_code(report: Report, received: int) -> int:
+def _exit_code(report: Report | RestoreReport, received: int) -> int:
     if received:
         return 128 + received
     codes = {"complete": EXIT_COMPLETE, "failed": EXIT_BUG, "refused": EXIT_REFUSED}
     return codes.get(report.status, EXIT_PARTIAL)
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from cleanup_job.progress import Bars
+    from cleanup_job.report import to_json
+    from cleanup_job.restore_report import to_text
+    from cleanup_job.undo import restore
+
+    config = _load(arguments)
+    _check_run(arguments)
+    stop = _StopSignals()
+    with stop:
+        report = restore(
+            config,
+            arguments.file,
+            only=None if arguments.only is None else os.fsencode(arguments.only),
+            dry_run=arguments.dry_run,
+            observer=Bars(lambda: stop.name, _say),
+        )
+    _publish_as(to_text(report), to_json(report), arguments.json)
+    return _exit_code(report, stop.received)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -569,6 +651,8 @@ def _acl(arguments: argparse.Namespace) -> int:
         deletes=not arguments.dry_run,
         db=loaded.access().endpoint.db,
         locks=loaded.lock,
+        journal=arguments.journal,
+        restores=arguments.restore,
     )
     command = acl.set_user(arguments.user, loaded.schema(), use)
     _put(command + "\n")

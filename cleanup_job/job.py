@@ -11,7 +11,7 @@ import resource
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -22,6 +22,7 @@ from typing import TypeVar
 from msgspec import structs
 
 from cleanup_job import brakes, plan_file, topology, wire
+from cleanup_job import journal as journals
 from cleanup_job import report as reports
 from cleanup_job.config import Config
 from cleanup_job.errors import (
@@ -157,6 +158,7 @@ class _Sweep:
     run_id: str
     plan_path: Path | None
     lease: Lease | None
+    journal: _Journal | None
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ def run(
     observer: Observer | None = None,
     profile: str | None = None,
     plan_path: str | None = None,
+    journal: str | None = None,
 ) -> Report:
     """Find dead coordinators and delete what is theirs.
 
@@ -203,9 +206,12 @@ def run(
         profile: where worker processes write their profiles; see `open_pool`.
         plan_path: a plan file. A dry run writes it (if it can't, the report has no `plan`, and a
             warning), another run deletes nothing that is not in it.
+        journal: a file that takes all that is deleted, before it is, for `undo.restore`; or a
+            folder for it. Without anything to delete there will be none.
 
     Raises:
-        ConfigError: the plan file can't be read, or is damaged.
+        ConfigError: the plan file can't be read, or is damaged; the journal can't be there; nothing
+            was deleted.
         ServerUnavailableError: the servers could not be surveyed; nothing was deleted.
         LockedError: another run is at the same keys.
         ServerRefusedError: they will not let us; nothing was deleted.
@@ -217,6 +223,7 @@ def run(
     """
     clock = _Clock(observer or Observer())
     _require_no_stop_file(config)
+    journaled = _Journal(journal, clock) if journal else None
     by_plan = None if dry_run else _read_plan(config, plan_path)
     first = topology.discover(config.access())
     _require_whole(config, first)
@@ -226,7 +233,9 @@ def run(
         plan_file.require_young(by_plan, began_ms, config)
     clock.observer.found(first)
     workers = workers_for(config.workers, config.engine, first.keys)
-    sweep = _prepare(config, clock, first, workers, dry_run=dry_run, show=show, plan_path=plan_path)
+    sweep = _prepare(
+        config, clock, first, workers, journaled, dry_run=dry_run, show=show, plan_path=plan_path
+    )
     with (
         _leased(sweep, first),
         open_pool(config.engine, workers, profile) as pool,
@@ -261,12 +270,13 @@ def _prepare(
     clock: _Clock,
     target: Target,
     workers: int,
+    journal: _Journal | None,
     *,
     dry_run: bool,
     show: int,
     plan_path: str | None,
 ) -> _Sweep:
-    schema, run_id, bounds = config.schema(), secrets.token_hex(4), config.bounds()
+    schema, run_id, bounds = config.schema(), clock.run_id, config.bounds()
     gauge = Gauge(Throttle(bounds, workers))
     lease = None if dry_run or not config.lock else Lease(target.routes, schema, run_id)
     checks = _checks(config, clock, lease)
@@ -284,6 +294,7 @@ def _prepare(
         run_id=run_id,
         plan_path=Path(plan_path) if plan_path else None,
         lease=lease,
+        journal=journal,
     )
 
 
@@ -363,6 +374,7 @@ class _Clock:
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.started_at = datetime.now(UTC)
+        self.run_id = secrets.token_hex(4)
         self.pool: Pool | None = None
         self.now = ""
         self.wall_s: dict[str, float] = {}
@@ -370,6 +382,11 @@ class _Clock:
         self._started = perf_counter()
         self._cpu_before_s = process_time()
         self._whole_cpu_before_s = _whole_cpu_s()
+
+    @property
+    def started_at_text(self) -> str:
+        """RFC 3339, UTC."""
+        return self.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     @contextmanager
     def phase(self, name: str, keys: int) -> Iterator[None]:
@@ -412,6 +429,62 @@ def _out_of_memory(phase: str) -> CleanupJobError:
     return OutOfMemoryError(
         f"out of memory in the phase {phase}; nothing was deleted; {remedy}", "out_of_memory"
     )
+
+
+class _Journal:
+    """The journal of a run: see `journal`. It is made when the first key is about to go.
+
+    Attributes:
+        written: what is in it, when the run has ended.
+        problems: why it has no end, although it may be whole.
+    """
+
+    def __init__(self, name: str, clock: _Clock) -> None:
+        stamp = f"{clock.started_at:%Y%m%dT%H%M%SZ}-{clock.run_id}"
+        self.path = journals.choose(name, stamp)
+        self.written: journals.Written | None = None
+        self.problems: list[Problem] = []
+        self._clock = clock
+
+    @property
+    def partial(self) -> str:
+        """What workers append to."""
+        return str(journals.partial(self.path))
+
+    @contextmanager
+    def open(self, sweep: _Sweep, target: Target) -> Iterator[None]:
+        """For as long as keys are deleted; gets its name however that ends.
+
+        Raises:
+            ConfigError: if it can't be made.
+        """
+        first = target.servers[0]
+        opening = journals.Opening(
+            format=journals.FORMAT,
+            run_id=self._clock.run_id,
+            started_at=self._clock.started_at_text,
+            product=first.product,
+            version=first.version,
+            mode=target.mode,
+            db=sweep.access.endpoint.db,
+            nodes=[journals.Node(server.address, server.run_id) for server in target.servers],
+            patterns={
+                **{name: pattern.text for name, pattern in sweep.schema.owned},
+                HEARTBEAT: sweep.schema.heartbeat.text,
+            },
+        )
+        journals.begin(self.path, opening)
+        try:
+            yield
+        except BaseException:
+            # Workers may still be at it, so there is no end yet to be written.
+            with suppress(OSError):
+                journals.settle(self.path)
+            raise
+        try:
+            self.written = journals.finish(self.path, opening)
+        except journals.JournalError as error:
+            self.problems.append(Problem(error.code, str(error), 1, (str(self.path),)))
 
 
 def _whole_cpu_s() -> float:
@@ -772,6 +845,13 @@ def _purge(sweep: _Sweep, pool: Pool, surveyed: _Surveyed, plan: Plan) -> list[O
     if sweep.watch.stopping():
         return [leave(_task(sweep, target, (plan.lot, plan.last), plan.batches))]
     target = _rehearsed(sweep, target, plan.min_idle_s)
+    with sweep.journal.open(sweep, target) if sweep.journal else nullcontext():
+        return _purge_waves(sweep, pool, surveyed, target, plan)
+
+
+def _purge_waves(
+    sweep: _Sweep, pool: Pool, surveyed: _Surveyed, target: Target, plan: Plan
+) -> list[Outcome]:
     outcomes = _purge_wave(sweep, pool, target, plan.lot, plan.batches)
     if not surveyed.covered:
         # There may be keys of anybody's in what was not covered. Without its heartbeat the next
@@ -780,7 +860,9 @@ def _purge(sweep: _Sweep, pool: Pool, surveyed: _Surveyed, plan: Plan) -> list[O
     last, failed = hold_back(plan.last, _all(outcome.unsettled for outcome in outcomes))
     last, spared = hold_back(last, _all(outcome.spared for outcome in outcomes))
     problem = _may_come_back(sweep, target, outcomes) if last.ids else None
-    if problem is None:
+    if _is_unrecorded(outcomes):
+        outcomes.append(_leave(sweep, target, last))
+    elif problem is None:
         outcomes += _purge_wave(sweep, pool, target, last)
     else:
         left = _leave(sweep, target, last)
@@ -795,13 +877,19 @@ def _rehearsed(sweep: _Sweep, target: Target, min_idle_s: int) -> Target:
         CleanupJobError: as `preflight` does.
     """
     try:
-        preflight(target, sweep.schema, min_idle_s)
+        preflight(target, sweep.schema, min_idle_s, journal=bool(sweep.journal))
     except ServerUnavailableError:
         if not target.clustered:
             raise
         target = topology.rediscover(sweep.access, target)
-        preflight(target, sweep.schema, min_idle_s)
+        preflight(target, sweep.schema, min_idle_s, journal=bool(sweep.journal))
     return target
+
+
+def _is_unrecorded(outcomes: Iterable[Outcome]) -> bool:
+    """True if the journal could not be written, so that nothing more may be deleted."""
+    problems = chain.from_iterable(outcome.problems for outcome in outcomes)
+    return any(problem.code == "journal" for problem in problems)
 
 
 def _may_come_back(sweep: _Sweep, target: Target, outcomes: Sequence[Outcome]) -> Problem | None:
@@ -939,6 +1027,7 @@ def _task(
         tuple(lots),
         tuple(batches),
         sweep.max_block_ms,
+        sweep.journal.partial if sweep.journal else "",
     )
 
 
@@ -1006,6 +1095,8 @@ def _report(
         why = f": {ended_by.message}; the next run goes on" if ended_by else ""
         message = f"planned keys were left in place when the run ended{why}"
         errors.append(Problem("not_attempted", message, not_attempted))
+    if sweep.journal:
+        errors += sweep.journal.problems
     if plan.size and goes:
         errors += _undone(target, seen.last)
     timings = {
@@ -1019,7 +1110,7 @@ def _report(
         status=_status(sweep, surveyed, keys, errors, refused),
         dry_run=sweep.dry_run,
         run_id=sweep.run_id,
-        started_at=clock.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        started_at=clock.started_at_text,
         duration_s=clock.duration_s,
         target=reports.Target(
             product=target.servers[0].product,
@@ -1037,6 +1128,7 @@ def _report(
         client=reports.ClientUse(clock.whole_cpu_s),
         nodes=nodes,
         workers=clock.pool.workers if clock.pool else 1,
+        journal=sweep.journal.written if sweep.journal else None,
         partitions=reports.walks(surveyed.findings),
         throttle=_pauses(sweep, clock),
         stopped_by=ended_by.code if ended_by and (surveyed.stopped or not_attempted) else None,

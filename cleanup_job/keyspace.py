@@ -29,7 +29,7 @@ from __future__ import annotations
 import binascii
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -107,6 +107,13 @@ class Pattern:
         if not suffix:
             return [prefix + coordinator_id for coordinator_id in ids]
         return [prefix + coordinator_id + suffix for coordinator_id in ids]
+
+    def example_for(self, coordinator_id: bytes) -> bytes:
+        """Some key that names this id; each `*` is the id too."""
+        shown = b"{%b}" % coordinator_id if self.tagged else coordinator_id
+        before = [coordinator_id if token is None else token for token in self.before]
+        after = [coordinator_id if token is None else token for token in self.after]
+        return SEPARATOR.join([*before, shown, *after])
 
     def ids(self, keys: Sequence[bytes]) -> list[bytes]:
         """The ids, the empty one too, of those keys that match; for a pattern without `*`."""
@@ -240,6 +247,34 @@ def parse(text: str) -> Pattern:
         anywhere=segments[place].startswith(_ANY),
         tagged="{{" in segments[place],
     )
+
+
+def named_among(
+    pattern: Pattern,
+    key: bytes,
+    ids: Container[bytes],
+    widths: Collection[int],
+    *,
+    orphaned: bool = False,
+) -> list[bytes]:
+    """Those of `ids` that a key can be read as naming, its coordinator's first.
+
+    A key of stale coordinators is that of the one with the longest id, an orphan's key that of the
+    shortest leading one (see `judge`).
+
+    Args:
+        pattern: of the key's family.
+        key: which matches it.
+        ids: that come into question.
+        widths: as many segments as they have.
+        orphaned: none of them has a heartbeat.
+    """
+    names = list(dict.fromkeys(name for name in pattern.candidates(key, widths) if name in ids))
+    if len(names) > 1 and not orphaned:
+        longest = max(names, key=len)
+        names.remove(longest)
+        names.insert(0, longest)
+    return names
 
 
 def overlap(one: Pattern, other: Pattern) -> bool:

@@ -581,6 +581,7 @@ class PurgeTask(msgspec.Struct, frozen=True):
         lots: are cut into batches on the way.
         batches: come after them, as they are.
         max_block_ms: about how long one call may hold the server.
+        journal: the file that has to hold each batch before it is deleted; empty for none.
     """
 
     routes: Routes
@@ -589,6 +590,7 @@ class PurgeTask(msgspec.Struct, frozen=True):
     lots: tuple[Lot, ...] = ()
     batches: tuple[Batch, ...] = ()
     max_block_ms: float = MAX_BLOCK_MS
+    journal: str = ""
 
     def __reduce__(self) -> tuple[Callable[..., PurgeTask], tuple[object, ...]]:
         packed = msgspec.msgpack.encode((self.lots, self.batches))
@@ -598,14 +600,15 @@ class PurgeTask(msgspec.Struct, frozen=True):
             self.rule,
             packed,
             self.max_block_ms,
+            self.journal,
         )
 
 
 def _unpack_purge_task(
-    routes: Routes, schema: Schema, rule: Rule, packed: bytes, max_block_ms: float
+    routes: Routes, schema: Schema, rule: Rule, packed: bytes, max_block_ms: float, journal: str
 ) -> PurgeTask:
     lots, batches = msgspec.msgpack.decode(packed, type=tuple[tuple[Lot, ...], tuple[Batch, ...]])
-    return PurgeTask(routes, schema, rule, lots, batches, max_block_ms)
+    return PurgeTask(routes, schema, rule, lots, batches, max_block_ms, journal)
 
 
 class IdleTask(msgspec.Struct, frozen=True):

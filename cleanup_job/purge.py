@@ -16,12 +16,16 @@ Invariants:
   are there *failed*, those that are not are *unknown*, since it can't be told who deleted them.
 - The same for a task whose worker died, but what is there of it may run again (see `remains`).
 - A heartbeat goes in the same step as the last of its coordinator's keys, or after it.
+- With a journal, a batch is deleted when all of it is on the disk. While one group of batches is
+  written, another is dumped and a third deleted.
 
 Not promised: a coordinator of a scattered batch that comes back between the two round trips has
 lost its keys. It is noticed when its heartbeat's turn comes, which then stays, and the report
 names it with what it lost. And if the connection breaks with a call in flight, the server may
 still carry it out after we looked. Then a key counted as failed is gone, by a step that was
 guarded like any other. (What has reached the server when we look is done by then: we look twice.)
+A dump touches a key, so that idle times are asked for before it. What happens to an orphan between
+its dump and its deletion spares it only if it changes the value or the expiry: reads are not seen.
 """
 
 from __future__ import annotations
@@ -38,10 +42,12 @@ import redis
 from msgspec import structs
 
 from cleanup_job import acl
+from cleanup_job import dump as dumps
 from cleanup_job import wire as wires
+from cleanup_job.dump import Dumper, Dumping, Ended, Prints
 from cleanup_job.errors import CleanupJobError
 from cleanup_job.judge import is_as_judged, judge_heartbeat
-from cleanup_job.keyspace import SEPARATOR, Pattern, slot_of, widths_of
+from cleanup_job.keyspace import Pattern, named_among, slot_of, widths_of
 from cleanup_job.model import (
     ABSENT,
     HEARTBEAT,
@@ -61,6 +67,7 @@ from cleanup_job.model import (
     printable,
 )
 from cleanup_job.pace import Pace
+from cleanup_job.recorder import Recorder
 from cleanup_job.remains import remains_of
 from cleanup_job.routes import Router
 from cleanup_job.wire import Reply, Wire, WireLostError
@@ -73,6 +80,10 @@ KEYS_IN_FLIGHT = 600
 """Another batch is begun while no more keys than this are under way for each server: two batches
 of the usual size, so that a server works on one while Python packs the next; many of the small
 ones that slots make."""
+
+KEYS_OPEN_WITH_JOURNAL = 8_000
+"""The same with a journal, for which most batches wait: enough for what a server dumps and deletes
+while a disk writes, and few enough that a stop does not concern many."""
 
 MOST_PROBES = 100
 """How many slots of a server are tried until one is found that is not on its way elsewhere."""
@@ -87,6 +98,9 @@ _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 
 _DELETED, _CHANGED, _DIFFERENT = 1, 0, 3
 """How a reply of the script begins; else a key was touched."""
+
+_COMPARE = -1
+"""In place of an idle time: the script is to compare values."""
 
 _ANOTHER_TYPE = 1
 """Stands for the value of a heartbeat that is no string, as in the script's replies."""
@@ -103,11 +117,11 @@ _NOT_BEGUN = (
 strips the word that they begin with."""
 
 
-def preflight(target: Target, schema: Schema, min_idle_s: int) -> None:
+def preflight(target: Target, schema: Schema, min_idle_s: int, *, journal: bool = False) -> None:
     """Make sure that the purge will be allowed to do all it does, before it does anything.
 
     Does it, on each server, to keys of each family that cannot exist. `min_idle_s` is 0 unless
-    orphans are to be purged, which takes one right more.
+    orphans are to be purged, which takes one right more; a `journal` takes two.
 
     Raises:
         ServerRefusedError: if a right is missing.
@@ -115,10 +129,10 @@ def preflight(target: Target, schema: Schema, min_idle_s: int) -> None:
     """
     for server in target.servers:
         if server.slots:
-            _rehearse(wires.borrow(server.endpoint), server, schema, min_idle_s)
+            _rehearse(wires.borrow(server.endpoint), server, schema, min_idle_s, journal)
 
 
-def _rehearse(wire: Wire, server: Server, schema: Schema, min_idle_s: int) -> None:
+def _rehearse(wire: Wire, server: Server, schema: Schema, min_idle_s: int, journal: bool) -> None:
     """Send all that a purge sends. A command that is refused by itself is refused by name."""
     slots = server.slot_set()
     probe = _probe_here(wire, schema.heartbeat, slots)
@@ -132,16 +146,22 @@ def _rehearse(wire: Wire, server: Server, schema: Schema, min_idle_s: int) -> No
         wire.ask("GET", heartbeat, keys=heartbeats)
     wire.ask("TIME")
     for pattern in schema.patterns:
-        key = _probe_key(pattern, _probe_here(wire, pattern, slots))
+        key = pattern.example_for(_probe_here(wire, pattern, slots))
         keys = acl.key_rule(pattern)
         wire.ask("EXISTS", key, keys=keys)
         wire.ask("UNLINK", key, keys=keys)
         if min_idle_s:
             wire.ask("OBJECT", "IDLETIME", key, keys=keys)
             wire.ask("OBJECT", "REFCOUNT", key, keys=keys)
+        if journal:
+            wire.ask("DUMP", key, keys=keys)
+            wire.ask("PTTL", key, keys=keys)
     batch = Batch((probe,), 1, (ABSENT,), keys=[[] for _ in schema.owned])
     wire.ask("SCRIPT", "LOAD", _SCRIPT)
     wire.ask(*_Attempt(batch, schema).words(), keys=heartbeats)
+    if journal:
+        wire.ask("SCRIPT", "LOAD", dumps.SCRIPT)
+        wire.ask("EVALSHA", dumps.SHA, "1", heartbeat, keys=heartbeats)
 
 
 def _probe_here(wire: Wire, pattern: Pattern, slots: frozenset[int]) -> bytes:
@@ -151,7 +171,7 @@ def _probe_here(wire: Wire, pattern: Pattern, slots: frozenset[int]) -> bytes:
     is not here.
     """
     for _ in range(MOST_PROBES):
-        while slot_of(key := _probe_key(pattern, probe := _probe_id())) not in slots:
+        while slot_of(key := pattern.example_for(probe := _probe_id())) not in slots:
             pass
         replies: list[Reply] = []
         wire.send("EXISTS", key, then=replies.append)
@@ -167,7 +187,10 @@ def purge(task: PurgeTask, pulse: Pulse) -> Outcome:
     Never raises for what the server says or does: that is in the outcome.
     """
     run = _Purge(task, pulse)
-    run.run()
+    try:
+        run.run()
+    finally:
+        run.close()
     return run.outcome()
 
 
@@ -250,6 +273,9 @@ class _Attempt:
         asked: the keys of the next call by family, the heartbeats last.
         one_by_one: the script is to compare each heartbeat by itself: something changed, or
             something has to be told apart.
+        prints: of orphans that were dumped, how they were then.
+        is_recorded: the journal has all of it.
+        is_compared: of a scattered batch, that its orphans did not change since.
     """
 
     def __init__(self, batch: Batch, schema: Schema) -> None:
@@ -265,6 +291,8 @@ class _Attempt:
         )
         self.guard_places: Sequence[int] = range(len(self.guards))
         self.asked: list[Sequence[bytes]] = [*batch.keys, self.guards[: batch.own_heartbeats]]
+        self.prints = Prints()
+        self.is_recorded = self.is_compared = False
 
     @property
     def is_empty(self) -> bool:
@@ -281,9 +309,13 @@ class _Attempt:
         words += guards
         for family in owned:
             words += family
-        numbers = (len(guards), len(heartbeats), self.batch.min_idle_s, len(owned))
+        prints = self.prints.by_key
+        min_idle_s = _COMPARE if prints else self.batch.min_idle_s
+        numbers = (len(guards), len(heartbeats), min_idle_s, len(owned))
         words += map(str, (*numbers, *map(len, owned)))
         words += expected if self.one_by_one else [b"\0".join(expected)]
+        if prints:
+            words += [prints[key] for family in owned for key in family]
         return words
 
     def finished_ids(self) -> Collection[bytes]:
@@ -307,6 +339,11 @@ class _Attempt:
             if not self.dropped.isdisjoint(needs)
         }
         return {self.batch.guard_ids[place] for place in self.dropped | owners}
+
+    @property
+    def size(self) -> int:
+        """How many keys the next call has."""
+        return sum(map(len, self.asked))
 
     def keys(self) -> list[bytes]:
         """All keys of the next call."""
@@ -332,24 +369,22 @@ class _Attempt:
     def _owned_needs(self) -> list[list[tuple[int, ...]]]:
         """In step with the batch's keys: the guards that each can be read as naming.
 
-        The first of them is its coordinator's: of a stale one's key the longest id, of an
-        orphan's the shortest leading one (see `judge`). A batch that goes through at once never
-        needs to know.
+        The first of them is its coordinator's. A batch that goes through at once never needs to
+        know.
         """
         places = {name: place for place, name in enumerate(self.batch.guard_ids)}
         widths = widths_of(places)
+        orphaned = self.batch.is_of_orphans
         return [
-            [self._needs_of(pattern.candidates(key, widths), places) for key in keys]
+            [
+                tuple(
+                    places[name]
+                    for name in named_among(pattern, key, places, widths, orphaned=orphaned)
+                )
+                for key in keys
+            ]
             for (_, pattern), keys in zip(self.schema.owned, self.batch.keys, strict=True)
         ]
-
-    def _needs_of(
-        self, candidates: Iterable[bytes], places: Mapping[bytes, int]
-    ) -> tuple[int, ...]:
-        names = dict.fromkeys(name for name in candidates if name in places)
-        if len(names) > 1 and not self.batch.is_of_orphans:
-            names = {max(names, key=len): None, **names}
-        return tuple(places[name] for name in names)
 
     def drop_touched(self, places: Iterable[int]) -> None:
         """An orphan of which one key was touched keeps all of them; `places` are of `keys`."""
@@ -381,7 +416,8 @@ class _Purge:
     Attributes:
         open: batches that were begun and not settled, and `keys_open`, how many keys they have.
         hopeless: a server is gone for good. Nothing more is begun: every batch would have to
-            wait for it, and would end as unknown.
+            wait for it, and would end as unknown. Or the journal can't be written.
+        dumper, recorder: if there is a journal.
     """
 
     def __init__(self, task: PurgeTask, pulse: Pulse) -> None:
@@ -402,8 +438,15 @@ class _Purge:
         self.failures: dict[tuple[str, str], list[bytes]] = {}
         self.open = 0
         self.keys_open = 0
-        self.most_open = KEYS_IN_FLIGHT * len({endpoint for _, _, endpoint in task.routes.spans})
+        servers = len({endpoint for _, _, endpoint in task.routes.spans})
+        self.most_open = KEYS_IN_FLIGHT * servers
         self.hopeless = False
+        self.recorder: Recorder | None = None
+        self.dumper: Dumper | None = None
+        if task.journal:
+            self.recorder = Recorder(task.journal)
+            self.dumper = Dumper(self.router, self.recorder, task.max_block_ms, self.most_open)
+            self.most_open = KEYS_OPEN_WITH_JOURNAL * servers
 
     def run(self) -> None:
         if self.pulse.must_rest():
@@ -418,12 +461,17 @@ class _Purge:
                 self._begin(_Attempt(batch, self.task.schema))
                 batch = next(upcoming, None)
             if self.open:
-                self.router.wait()
+                self.dumper.wait() if self.dumper else self.router.wait()
             elif self.pulse.rest() > RENEW_AFTER_S:
                 self.router.renew()
         while batch is not None:
             self.leave(batch)
             batch = next(upcoming, None)
+
+    def close(self) -> None:
+        """End what belongs to this task alone."""
+        if self.recorder is not None:
+            self.recorder.close()
 
     def upcoming(self) -> Iterator[Batch]:
         """The task in batches as large as calls may be at the moment."""
@@ -434,12 +482,17 @@ class _Purge:
 
     def _most_keys(self, slot: int | None) -> int:
         # A scattered batch is sent key by key, and holds up nobody.
-        return self.pulse.portion(KEYS_PER_BATCH if slot is None else self.pace.size)
+        if slot is None:
+            return self.pulse.portion(KEYS_PER_BATCH)
+        most = min(self.pace.size, self.dumper.pace.size) if self.dumper else self.pace.size
+        return self.pulse.portion(most)
 
     def _is_ending(self) -> bool:
         return self.hopeless or self.pulse.stopping()
 
     def _has_room(self) -> bool:
+        if self.dumper is not None and not self.dumper.has_room:
+            return False
         return not self.open or self.keys_open <= self.most_open
 
     def _begin(self, attempt: _Attempt) -> None:
@@ -449,19 +502,84 @@ class _Purge:
 
     def _advance(self, attempt: _Attempt) -> None:
         """Do what comes next for a batch, with what is still in it."""
+        scattered = attempt.batch.slot is None
         if attempt.is_empty:
             self._settle(attempt, [])
-        elif attempt.batch.slot is not None:
+        elif scattered and attempt.batch.min_idle_s and not attempt.idle_is_known:
+            self._read_idle(attempt)
+        elif self.dumper is not None and not attempt.is_recorded:
+            self._record(attempt, self.dumper)
+        elif not scattered:
             self.router.send(
-                attempt.batch.slot,
+                attempt.batch.slot or 0,
                 tuple(attempt.words()),
                 then=lambda reply: self._digest(attempt, reply),
                 first=("SCRIPT", "LOAD", _SCRIPT) if attempt.loads else (),
             )
-        elif attempt.batch.min_idle_s and not attempt.idle_is_known:
-            self._read_idle(attempt)
+        elif self.dumper is not None and attempt.prints.by_key and not attempt.is_compared:
+            self._compare(attempt, self.dumper)
         else:
             self._read_guards(attempt)
+
+    # -- into the journal, before anything is deleted -------------------------------------------
+
+    def _record(self, attempt: _Attempt, dumper: Dumper) -> None:
+        """Have the journal take what is still in a batch, and go on with it then."""
+        prints = attempt.prints
+        keys, families = attempt.keys(), [*attempt.family_of_each(self.families)]
+        if prints.by_key:
+            # Some are dumped already; then others turned out to be touched.
+            left = [key not in prints.by_key for key in keys]
+            keys, families = [*compress(keys, left)], [*compress(families, left)]
+        dumper.record(
+            Dumping(
+                attempt.batch,
+                keys,
+                families,
+                prints,
+                lambda ended: self._take_recorded(attempt, ended),
+            )
+        )
+
+    def _take_recorded(self, attempt: _Attempt, ended: Ended) -> None:
+        error = ended.error
+        if isinstance(error, redis.exceptions.TryAgainError) and attempt.batch.can_be_split:
+            self._split(attempt)
+        elif error is not None:
+            self._leave_open(attempt, "EVALSHA", error)
+        elif ended.touched:
+            touched = set(ended.touched)
+            attempt.drop_touched(
+                place for place, key in enumerate(attempt.keys()) if key in touched
+            )
+            self._advance(attempt)
+        elif self._is_ending():
+            self.not_attempted += attempt.size
+            self._settle_each(attempt, [_FAILED] * attempt.size)
+        else:
+            attempt.is_recorded = True
+            self._advance(attempt)
+
+    def _compare(self, attempt: _Attempt, dumper: Dumper) -> None:
+        """Take out the orphans of a scattered batch that changed since they were dumped."""
+        keys = attempt.prints.compared(attempt.keys())
+
+        def take(replies: list[Reply]) -> None:
+            error = next((reply for reply in replies if isinstance(reply, Exception)), None)
+            if error is not None:
+                self._leave_open(attempt, "EVALSHA", error)
+                return
+            now = Prints()
+            now.add(keys, [reply[1] for reply in replies], [reply[2] for reply in replies])
+            before = attempt.prints.by_key
+            changed = {key for key in keys if now.by_key[key] not in (b"", before[key])}
+            attempt.is_compared = True
+            attempt.drop_touched(
+                place for place, key in enumerate(attempt.keys()) if key in changed
+            )
+            self._advance(attempt)
+
+        dumper.ask(keys, take)
 
     # -- in one slot: the script decides and deletes -------------------------------------------
 
@@ -504,7 +622,9 @@ class _Purge:
             alone = structs.replace(
                 batch, guard_ids=(name,), expected=(expected,), own_heartbeats=1
             )
-            self._begin(_Attempt(alone, self.task.schema))
+            one = _Attempt(alone, self.task.schema)
+            one.is_recorded = attempt.is_recorded
+            self._begin(one)
 
     def _take_changes(
         self,
@@ -835,10 +955,3 @@ def _did_nothing(reply: Exception) -> bool:
 
 def _probe_id() -> bytes:
     return b"cleanup-job-probe-" + uuid.uuid4().hex.encode()
-
-
-def _probe_key(pattern: Pattern, probe: bytes) -> bytes:
-    shown = b"{%b}" % probe if pattern.tagged else probe
-    before = [probe if token is None else token for token in pattern.before]
-    after = [probe if token is None else token for token in pattern.after]
-    return SEPARATOR.join([*before, shown, *after])

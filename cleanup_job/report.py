@@ -8,10 +8,12 @@ status is `failed`, whatever else went well: a report that does not add up is no
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from cleanup_job.journal import Written
 from cleanup_job.model import (
     HEARTBEAT,
     OUTCOMES,
@@ -227,6 +229,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     plan: PlanUse | None = None
     throttle: list[Pause] = []
     stopped_by: str | None = None
+    journal: Written | None = None
     losses: list[Loss] = []
     partitions: list[PartitionWalk] = []
     samples: list[Example] = []
@@ -234,7 +237,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     errors: list[Problem] = []
 
 
-def to_json(report: Report) -> bytes:
+def to_json(report: msgspec.Struct) -> bytes:
     """The report as JSON, for machines."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
@@ -370,19 +373,21 @@ def to_text(report: Report) -> str:
     if report.target.mode == "cluster":
         lines += ["", *_node_lines(report.nodes)]
     lines += ["", *_cost_lines(report)]
+    if report.journal is not None:
+        lines += ["", *_journal_lines(report.journal)]
     for title, problems in (("warning", report.warnings), ("error", report.errors)):
-        lines += [_problem_line(title, problem) for problem in problems]
+        lines += [problem_line(title, problem) for problem in problems]
     lines += ["", _conclusion(report)]
     return "\n".join(lines) + "\n"
 
 
 def _headline(report: Report) -> str:
     target = report.target
-    product = {"valkey": "Valkey", "redis": "Redis"}.get(target.product, target.product)
     what = "dry run" if report.dry_run else "run"
     where = f"{', '.join(target.nodes)} db {target.db}"
     if target.mode == "cluster":
         where = f"{len(target.nodes):,} primaries"
+    product = product_name(target.product)
     return f"{what} {report.run_id} on {product} {target.version} {target.mode}, {where}"
 
 
@@ -452,6 +457,14 @@ def _sample_lines(samples: Sequence[Example]) -> list[str]:
     return lines
 
 
+def _journal_lines(journal: Written) -> list[str]:
+    return [
+        f"journal       {journal.keys:,} keys in {journal.records:,} records, "
+        f"{_megabytes(journal.bytes)}: {journal.path}",
+        f"              cleanup-job restore {shlex.quote(journal.path)} puts them back",
+    ]
+
+
 def _node_lines(nodes: Sequence[NodeUse]) -> list[str]:
     """A line for each primary of a cluster."""
     lines = [f"{'node':<32}{'slots':>8}{'keys before':>14}{'after':>12}{'CPU s':>9}"]
@@ -496,7 +509,7 @@ def _cost_lines(report: Report) -> list[str]:
     for name, cost in costs.items():
         often = {word: times for word, times in cost.commands.items() if times.calls > 1}
         lines += [name] if often else []
-        lines += [_command_line(word, times) for word, times in often.items()]
+        lines += [command_line(word, times) for word, times in often.items()]
     return lines
 
 
@@ -505,14 +518,21 @@ def _pause(pause: Pause) -> str:
     return f"{pause.code} {pause.seconds:.1f} s{often}"
 
 
-def _command_line(command: str, times: CommandTimes) -> str:
+def product_name(product: str) -> str:
+    """A product as it calls itself."""
+    return {"valkey": "Valkey", "redis": "Redis"}.get(product, product)
+
+
+def command_line(command: str, times: CommandTimes) -> str:
+    """How often a command was called, and how long it took."""
     return (
         f"  {command:<10} {times.calls:>7,} calls   p50 {times.p50_ms:.2f} ms   "
         f"p99 {times.p99_ms:.2f} ms   max {times.max_ms:.2f} ms"
     )
 
 
-def _problem_line(title: str, problem: Problem) -> str:
+def problem_line(title: str, problem: Problem) -> str:
+    """A problem with its examples."""
     line = f"{title}: {problem.message} ({problem.count:,})"
     return line + (f"; e.g. {', '.join(problem.samples)}" if problem.samples else "")
 

@@ -21,9 +21,11 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import redis
+from hiredis import pack_command
 
 from cleanup_job import wire as wires
 from cleanup_job.errors import CleanupJobError, ServerUnavailableError
@@ -166,6 +168,45 @@ class Router:
         for slot, places in self._by_server(keys):
             self._send_all(slot, words, keys, places, settle, call)
 
+    def many(
+        self, commands: Sequence[tuple[int, Words]], then: Callable[[list[Reply]], None]
+    ) -> None:
+        """Send commands, each with the slot of its key; `then` gets all replies in their order.
+
+        Those of a server go in one piece. None of them may be sent twice.
+        """
+        replies: list[Reply] = [None] * len(commands)
+        waiting = len(commands)
+        if not commands:
+            then(replies)
+            return
+
+        def settle(place: int, reply: Reply) -> None:
+            nonlocal waiting
+            replies[place] = reply
+            waiting -= 1
+            if not waiting:
+                then(replies)
+
+        groups: dict[Endpoint | None, list[int]] = {}
+        for place, (slot, _) in enumerate(commands):
+            try:
+                endpoint = self.endpoint(slot)
+            except ServerUnavailableError:
+                endpoint = None
+            groups.setdefault(endpoint, []).append(place)
+        for endpoint, places in groups.items():
+            calls = [_Call(*commands[place], partial(settle, place)) for place in places]
+            try:
+                wire = self._open(endpoint) if endpoint is not None else None
+            except CleanupJobError:
+                wire = None
+            if wire is None:
+                for call in calls:
+                    self._send(call)
+            else:
+                self._put_all(calls, wire)
+
     def wait(self) -> None:
         """Receive the next reply of every server that owes one; try again what had to wait."""
         for wire in [*self._wires.values()]:
@@ -223,6 +264,16 @@ class Router:
             wire.send("ASKING", then=_ignore)
         wire.send(*call.words, then=lambda reply: self._take(call, wire, reply))
 
+    def _put_all(self, calls: Sequence[_Call], wire: Wire) -> None:
+        packed = [pack_command(call.words) for call in calls]  # type: ignore[arg-type]
+        upcoming = iter(calls)
+        wire.send_packed(
+            _name_of(calls[0].words),
+            packed,
+            lambda reply: self._take(next(upcoming), wire, reply),
+            count=len(calls),
+        )
+
     def _send_all(
         self,
         slot: int,
@@ -251,8 +302,7 @@ class Router:
             else:
                 settle(place, reply)
 
-        command = b" ".join(words).decode()
-        wire.send_packed(command, [packed], take, count=len(places))
+        wire.send_packed(_name_of(words), [packed], take, count=len(places))
 
     def _by_server(self, keys: Sequence[bytes]) -> list[tuple[int, list[int]]]:
         """A slot of each server with the places of its keys in `keys`."""
@@ -358,6 +408,16 @@ class Router:
     def _take_spans(self, spans: Sequence[tuple[int, int, Endpoint]]) -> None:
         self._spans = sorted(spans, key=lambda span: span[:2])
         self._firsts = [first for first, _, _ in self._spans]
+
+
+def _name_of(words: Sequence[bytes | str]) -> str:
+    """What timings call a command: with its subcommand, without arguments."""
+    first = _text(words[0])
+    return f"{first} {_text(words[1])}" if first == "OBJECT" else first
+
+
+def _text(word: bytes | str) -> str:
+    return word if isinstance(word, str) else word.decode()
 
 
 def _ignore(_: Reply) -> None:

@@ -16,21 +16,23 @@ PURE = {
     "errors", "keyspace", "pace", "throttle", "cursors", "model", "acl", "judge", "plan", "brakes",
     "remains",
 }  # fmt: skip
-STAGES = {"topology", "survey", "plan", "plan_file", "purge", "pool", "report", "watch"}
+STAGES = {
+    "topology", "survey", "plan", "plan_file", "purge", "restore", "pool", "report", "watch"
+}  # fmt: skip
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
 LAYERS = [
     {"errors", "keyspace", "pace", "throttle", "whole_file"},
     {"cursors", "pulse"},
     {"model"},
-    {"acl", "tls", "brakes"},
-    {"judge", "remains", "wire", "yaml_file"},
+    {"acl", "tls", "brakes", "journal"},
+    {"judge", "remains", "wire", "yaml_file", "recorder"},
     {"config"},
     {"routes", "embedded", "processes", "gauge"},
-    {"lease"},
+    {"lease", "dump"},
     STAGES,
-    {"job"},
-    {"progress", "demo"},
+    {"job", "restore_report"},
+    {"progress", "demo", "undo"},
     {"cli"},
     {"__main__", "__init__"},
 ]

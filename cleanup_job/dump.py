@@ -1,0 +1,301 @@
+"""Keys into the journal, before the purge may delete them.
+
+A batch in one slot is dumped by calls of `lua/dump.lua`, each of which ends when its reply is long
+enough; what came is given to the recorder before more is asked for. The keys of a scattered batch
+are dumped by a call for each, so many at once as fit into memory. So memory is bounded by the
+backlog and by the longest single value.
+
+Invariants:
+- A batch is done when a record of each of its keys is on the disk, or the key is gone.
+- Of an orphan no key is dumped that was touched too lately, since the dump itself touches it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from importlib.resources import files
+from typing import NamedTuple
+
+import redis
+
+from cleanup_job.journal import Entry, JournalError
+from cleanup_job.keyspace import slot_of
+from cleanup_job.model import KEYS_PER_BATCH, Batch
+from cleanup_job.pace import Pace
+from cleanup_job.recorder import Recorder
+from cleanup_job.routes import Router
+from cleanup_job.wire import Reply
+
+SCRIPT = (files(__package__) / "lua" / "dump.lua").read_bytes()
+SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
+
+MOST_LOADS = 3
+"""How often a batch has the script loaded anew."""
+
+DUMP_BYTES = 256 * 1024
+"""Where dump.lua ends its reply."""
+
+BACKLOG_BYTES = 16 << 20
+"""Dumps that wait to be written, in one worker. More are not asked for before."""
+
+BYTES_COMPARED = 512 * 1024
+"""Of a batch of orphans, whose values are dumped once more to see that they did not change."""
+
+KEYS_AT_ONCE = (1, 50, KEYS_PER_BATCH)
+"""Of a scattered batch: at least, at first, at most. What is in flight has to fit into memory, and
+how large values are is only known afterwards."""
+
+NOT_COMPARED = bytes(8)
+"""In place of a dump's checksum: there were too many bytes to dump them once more."""
+
+
+class Prints:
+    """Fingerprints of an orphan batch's keys as they were dumped, by key: see `purge.lua`.
+
+    Empty for a key that was gone.
+    """
+
+    def __init__(self) -> None:
+        self.by_key: dict[bytes, bytes] = {}
+        self._compared = 0
+
+    def add(
+        self, keys: Iterable[bytes], dumps: Iterable[bytes | None], expiries_ms: Iterable[int]
+    ) -> None:
+        """Remember how these keys are."""
+        for key, dump, expiry_ms in zip(keys, dumps, expiries_ms, strict=True):
+            self.by_key[key] = b"" if dump is None else self._print_of(dump, expiry_ms)
+
+    def compared(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Those whose values can be dumped once more."""
+        return [key for key in keys if not self.by_key[key].startswith(NOT_COMPARED)]
+
+    def _print_of(self, dump: bytes, expiry_ms: int) -> bytes:
+        self._compared += len(dump)
+        # A dump ends with a CRC-64 of all of it.
+        checksum = dump[-8:] if self._compared <= BYTES_COMPARED else NOT_COMPARED
+        return b"%b%d" % (checksum, expiry_ms)
+
+
+class Ended(NamedTuple):
+    """How it ended: all is on the disk, or there is a reason why not.
+
+    Attributes:
+        error: a reply, or why the journal can't be written.
+        touched: keys of orphans that were touched too lately. The others are not dumped yet.
+    """
+
+    error: Exception | None = None
+    touched: Sequence[bytes] = ()
+
+
+class Dumping:
+    """A batch on its way into the journal.
+
+    Attributes:
+        keys: those that are still to be dumped, `families` in step.
+        prints: to be filled, of orphans.
+        unwritten: records that are not on the disk yet.
+        is_asking: some of the keys are being dumped, or held up until the disk has caught up.
+        error, touched: as in `Ended`, when they are known.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        keys: Sequence[bytes],
+        families: Sequence[str],
+        prints: Prints,
+        then: Callable[[Ended], None],
+    ) -> None:
+        self.batch = batch
+        self.keys = keys
+        self.families = families
+        self.prints = prints
+        self.then = then
+        self.unwritten = 0
+        self.is_asking = False
+        self.loads = 0
+        self.error: Exception | None = None
+        self.touched: Sequence[bytes] = ()
+
+    def take(self, dumps: Sequence[bytes | None], expiries_ms: Sequence[int]) -> Entry:
+        """The record of the first keys, whose dumps these are; those that are gone have none."""
+        count = len(dumps)
+        keys, self.keys = self.keys[:count], self.keys[count:]
+        families, self.families = self.families[:count], self.families[count:]
+        batch = self.batch
+        if batch.is_of_orphans:
+            self.prints.add(keys, dumps, expiries_ms)
+        if None in dumps:
+            there = [dump is not None for dump in dumps]
+            keys = [key for key, yes in zip(keys, there, strict=True) if yes]
+            families = [name for name, yes in zip(families, there, strict=True) if yes]
+            expiries_ms = [at for at, yes in zip(expiries_ms, there, strict=True) if yes]
+        return Entry(
+            guard_ids=batch.guard_ids,
+            of_orphans=batch.is_of_orphans,
+            slot=batch.slot,
+            slots=[*map(slot_of, keys)] if batch.slot is None else (),
+            counts=dict(Counter(families)),
+            keys=keys,
+            expiries_ms=expiries_ms,
+            dumps=[dump for dump in dumps if dump is not None],
+        )
+
+
+class Dumper:
+    """Dumps what a worker is about to delete.
+
+    Attributes:
+        pace: how many keys a call may have.
+    """
+
+    def __init__(
+        self, router: Router, recorder: Recorder, max_block_ms: float, most_in_flight: int
+    ) -> None:
+        self.pace = Pace(KEYS_PER_BATCH, max_block_ms)
+        self._router = router
+        self._recorder = recorder
+        self._most_in_flight = most_in_flight
+        self._in_flight = 0
+        self._at_once = KEYS_AT_ONCE[1]
+        self._held_up: list[Dumping] = []
+
+    @property
+    def has_room(self) -> bool:
+        """False while servers or the disk have enough to do."""
+        return self._in_flight <= self._most_in_flight and not self._is_behind
+
+    @property
+    def _is_behind(self) -> bool:
+        return self._recorder.backlog > BACKLOG_BYTES
+
+    def record(self, dumping: Dumping) -> None:
+        """Have a batch dumped and written; its `then` is called once."""
+        self._go_on(dumping)
+
+    def wait(self) -> None:
+        """Take what servers and the disk have to say."""
+        if self._router.in_flight:
+            self._router.wait()
+        self._recorder.settle(wait=not self._router.in_flight)
+        while self._held_up and not self._is_behind:
+            dumping = self._held_up.pop()
+            dumping.is_asking = False
+            self._go_on(dumping)
+
+    def ask(self, keys: Sequence[bytes], then: Callable[[list[Reply]], None]) -> None:
+        """Dump keys one by one, wherever they lie; a server without the script is brought it."""
+
+        def take(replies: list[Reply]) -> None:
+            missing = [
+                place
+                for place, reply in enumerate(replies)
+                if isinstance(reply, redis.exceptions.NoScriptError)
+            ]
+            waiting = len(missing)
+            if not missing:
+                then(replies)
+
+            def settle(place: int, reply: Reply) -> None:
+                nonlocal waiting
+                replies[place] = reply
+                waiting -= 1
+                if not waiting:
+                    then(replies)
+
+            for place in missing:
+                self._router.send(
+                    slot_of(keys[place]),
+                    ("EVALSHA", SHA, "1", keys[place]),
+                    then=partial(settle, place),
+                    reads=True,
+                    first=("SCRIPT", "LOAD", SCRIPT),
+                )
+
+        self._router.each(f"EVALSHA {SHA} 1", keys, take, reads=True)
+
+    def _go_on(self, dumping: Dumping) -> None:
+        """Do what comes next for a batch, if it has not to wait for something."""
+        if dumping.is_asking:
+            return
+        if dumping.keys and not (dumping.error or dumping.touched):
+            dumping.is_asking = True
+            if self._is_behind:
+                self._held_up.append(dumping)
+            elif dumping.batch.slot is None:
+                self._dump_each(dumping)
+            else:
+                self._dump(dumping, dumping.batch.slot)
+        elif not dumping.unwritten:
+            dumping.then(Ended(dumping.error, dumping.touched))
+
+    def _dump(self, dumping: Dumping, slot: int) -> None:
+        keys = dumping.keys
+
+        def take(reply: Reply) -> None:
+            self._in_flight -= len(keys)
+            dumping.is_asking = False
+            if isinstance(reply, redis.exceptions.NoScriptError) and dumping.loads < MOST_LOADS:
+                dumping.loads += 1
+            elif isinstance(reply, Exception):
+                dumping.error = dumping.error or reply
+            elif reply[0] == 0:
+                dumping.touched = [keys[place - 1] for place in reply[1:]]
+            else:
+                self.pace.took(reply[0], self._router.last_s)
+                self._write(dumping, reply[1::2], reply[2::2])
+            self._go_on(dumping)
+
+        self._in_flight += len(keys)
+        self._router.send(
+            slot,
+            ("EVALSHA", SHA, str(len(keys)), *keys, str(dumping.batch.min_idle_s)),
+            then=take,
+            reads=True,
+            first=("SCRIPT", "LOAD", SCRIPT) if dumping.loads else (),
+        )
+
+    def _dump_each(self, dumping: Dumping) -> None:
+        keys = dumping.keys[: self._at_once]
+
+        def take(replies: list[Reply]) -> None:
+            self._in_flight -= len(keys)
+            dumping.is_asking = False
+            error = next((reply for reply in replies if isinstance(reply, Exception)), None)
+            if error is not None:
+                dumping.error = dumping.error or error
+            else:
+                dumps = [reply[1] for reply in replies]
+                self._fit(sum(len(dump or b"") for dump in dumps))
+                self._write(dumping, dumps, [reply[2] for reply in replies])
+            self._go_on(dumping)
+
+        self._in_flight += len(keys)
+        self.ask(keys, take)
+
+    def _fit(self, size: int) -> None:
+        """Ask for more keys at once while they are small, and for fewer when they are large."""
+        least, _, most = KEYS_AT_ONCE
+        wanted = self._at_once * 2
+        if size > DUMP_BYTES:
+            wanted = self._at_once * DUMP_BYTES // size
+        self._at_once = max(least, min(wanted, most))
+
+    def _write(
+        self, dumping: Dumping, dumps: Sequence[bytes | None], expiries_ms: Sequence[int]
+    ) -> None:
+        entry = dumping.take(dumps, expiries_ms)
+
+        def written(error: JournalError | None) -> None:
+            dumping.unwritten -= 1
+            dumping.error = dumping.error or error
+            self._go_on(dumping)
+
+        if entry.keys:
+            dumping.unwritten += 1
+            self._recorder.add(entry, written)
