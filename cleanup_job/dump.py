@@ -27,13 +27,15 @@ from cleanup_job.model import KEYS_PER_BATCH, Batch
 from cleanup_job.pace import Pace
 from cleanup_job.recorder import Recorder
 from cleanup_job.routes import Router
-from cleanup_job.wire import Reply
+from cleanup_job.wire import Reply, WireLostError
 
 SCRIPT = (files(__package__) / "lua" / "dump.lua").read_bytes()
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
-MOST_LOADS = 3
-"""How often a batch has the script loaded anew."""
+MOST_TRIES = 3
+"""How often a batch is asked for anew: its script was flushed, or the connection broke."""
+
+_TRY_AGAIN = (redis.exceptions.NoScriptError, WireLostError)
 
 DUMP_BYTES = 256 * 1024
 """Where dump.lua ends its reply."""
@@ -118,7 +120,7 @@ class Dumping:
         self.then = then
         self.unwritten = 0
         self.is_asking = False
-        self.loads = 0
+        self.tries = 0
         self.error: Exception | None = None
         self.touched: Sequence[bytes] = ()
 
@@ -240,8 +242,9 @@ class Dumper:
         def take(reply: Reply) -> None:
             self._in_flight -= len(keys)
             dumping.is_asking = False
-            if isinstance(reply, redis.exceptions.NoScriptError) and dumping.loads < MOST_LOADS:
-                dumping.loads += 1
+            if isinstance(reply, _TRY_AGAIN) and dumping.tries < MOST_TRIES:
+                # It only reads. Perhaps the server does not have the script any more.
+                dumping.tries += 1
             elif isinstance(reply, Exception):
                 dumping.error = dumping.error or reply
             elif reply[0] == 0:
@@ -257,7 +260,7 @@ class Dumper:
             ("EVALSHA", SHA, str(len(keys)), *keys, str(dumping.batch.min_idle_s)),
             then=take,
             reads=True,
-            first=("SCRIPT", "LOAD", SCRIPT) if dumping.loads else (),
+            first=("SCRIPT", "LOAD", SCRIPT) if dumping.tries else (),
         )
 
     def _dump_each(self, dumping: Dumping) -> None:

@@ -189,8 +189,10 @@ def purge(task: PurgeTask, pulse: Pulse) -> Outcome:
     run = _Purge(task, pulse)
     try:
         run.run()
-    finally:
-        run.close()
+    except BaseException:
+        run.close(wait=False)
+        raise
+    run.close()
     return run.outcome()
 
 
@@ -468,10 +470,10 @@ class _Purge:
             self.leave(batch)
             batch = next(upcoming, None)
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """End what belongs to this task alone."""
         if self.recorder is not None:
-            self.recorder.close()
+            self.recorder.close(wait=wait)
 
     def upcoming(self) -> Iterator[Batch]:
         """The task in batches as large as calls may be at the moment."""

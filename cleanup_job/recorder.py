@@ -72,11 +72,12 @@ class Recorder:
             for item in group:
                 item.then(error)
 
-    def close(self) -> None:
-        """End the thread when it is through."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the thread when it is through; `wait` for that."""
         if self._thread is not None:
             self._todo.put(None)
-            self._thread.join()
+            if wait:
+                self._thread.join()
 
     # -- in the thread -------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -57,7 +58,10 @@ def sweep_as(login: str, address: str, use: Use, **settings: Any) -> Report:
         engine="serial",
         **settings,
     )
-    return run(config, dry_run=not use.deletes)
+    if not use.journal:
+        return run(config, dry_run=not use.deletes)
+    with tempfile.TemporaryDirectory() as folder:
+        return run(config, dry_run=not use.deletes, journal=folder)
 
 
 def refusal_of(login: str, address: str, use: Use) -> str:

@@ -18,7 +18,7 @@ USES = [
     Use(clustered=True, orphans=orphans, deletes=deletes)
     for orphans in (False, True)
     for deletes in (False, True)
-]
+] + [Use(clustered=True, orphans=True, journal=True)]
 
 COUNTS_SLOTS = ("valkey-9.1", "valkey-8.1")
 """Clusters that walk slot by slot, and are asked how many keys each slot has."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
 from cleanup_job.acl import PASSWORD, Use, set_user
-from cleanup_job.config import Config, Keys
+from cleanup_job.config import Config, Keys, Redis
 from cleanup_job.embedded import packaged_binary
+from cleanup_job.errors import CleanupJobError
+from cleanup_job.job import run
+from cleanup_job.restore_report import RestoreReport
+from cleanup_job.undo import restore
 from tests.keys import (
     STALE_MS,
     heartbeat_key,
@@ -31,18 +36,31 @@ USES = [
     for orphans in (False, True)
     for deletes in (False, True)
     for db in (0, DB)
-]
+] + [Use(orphans=True, db=DB, journal=True)]
 
 
 def describe(value: object) -> str:
     if not isinstance(value, Use):
         return str(value)
-    words = ["run" if value.deletes else "dry", "orphans" if value.orphans else "", f"db{value.db}"]
+    if value.restores:
+        return "restore"
+    words = [
+        "run" if value.deletes else "dry",
+        "orphans" if value.orphans else "",
+        "journal" * value.journal,
+        f"db{value.db}",
+    ]
     return "-".join(filter(None, words))
 
 
-ONE_LESS = [(use, rule) for use in USES if use.db == use.deletes * DB for rule in rules(use)]
-"""Each rule of the uses that have the most rules of their kind."""
+ONE_LESS = [
+    (use, rule)
+    for use in USES
+    if use.db == use.deletes * DB
+    for rule in rules(use)
+    if not use.journal or rule in ("+dump", "+pttl")
+]
+"""Each rule of the uses that have the most rules of their kind; of a journal's, its own."""
 
 
 @pytest.fixture
@@ -92,6 +110,48 @@ def test_without_any_one_of_them_nothing_is_deleted(
         message = refusal_of(login, server.address, use)
     assert f"give it the right with ACL SETUSER … {rule};" in message
     assert keys_of(mine) == before
+
+
+RESTORE = Use(restores=True, db=DB)
+
+
+@pytest.fixture
+def journal(server: ServerProcess, admin: redis.Redis, tmp_path: Path) -> Path:
+    """Of a dead coordinator that is gone."""
+    write_coordinator(admin, "dead", STALE_MS)
+    path = tmp_path / "j"
+    config = Config(redis=Redis(f"redis://{server.address}/{DB}"), engine="serial")
+    run(config, journal=str(path))
+    return path
+
+
+def restore_as(login: str, server: ServerProcess, journal: Path, dry_run: bool) -> RestoreReport:
+    url = Redis(f"{login}{server.address}/{DB}")
+    return restore(Config(redis=url), str(journal), dry_run=dry_run)
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_they_are_enough_to_restore(
+    server: ServerProcess, admin: redis.Redis, journal: Path, dry_run: bool
+) -> None:
+    with user([admin], RESTORE._replace(deletes=not dry_run)) as login:
+        report = restore_as(login, server, journal, dry_run)
+        assert denied([admin]) == []
+        assert sent([admin]) == named(RESTORE) - ({"restore"} if dry_run else set())
+    assert report.status == "complete"
+    assert admin.dbsize() == (0 if dry_run else 6)
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("rule", rules(RESTORE))
+def test_without_any_one_of_them_nothing_is_restored(
+    server: ServerProcess, admin: redis.Redis, journal: Path, rule: str
+) -> None:
+    with user([admin], RESTORE, without=rule) as login, pytest.raises(CleanupJobError) as caught:
+        restore_as(login, server, journal, dry_run=False)
+    assert f"give it the right with ACL SETUSER … {rule};" in str(caught.value)
+    assert admin.dbsize() == 0
 
 
 def test_the_command_says_it_in_one_line(server: ServerProcess, client: redis.Redis) -> None:
