@@ -877,12 +877,12 @@ def _rehearsed(sweep: _Sweep, target: Target, min_idle_s: int) -> Target:
         CleanupJobError: as `preflight` does.
     """
     try:
-        preflight(target, sweep.schema, min_idle_s, journal=bool(sweep.journal))
+        preflight(target, sweep.schema, min_idle_s, bool(sweep.journal))
     except ServerUnavailableError:
         if not target.clustered:
             raise
         target = topology.rediscover(sweep.access, target)
-        preflight(target, sweep.schema, min_idle_s, journal=bool(sweep.journal))
+        preflight(target, sweep.schema, min_idle_s, bool(sweep.journal))
     return target
 
 

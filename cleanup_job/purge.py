@@ -117,7 +117,7 @@ _NOT_BEGUN = (
 strips the word that they begin with."""
 
 
-def preflight(target: Target, schema: Schema, min_idle_s: int, *, journal: bool = False) -> None:
+def preflight(target: Target, schema: Schema, min_idle_s: int, journal: bool = False) -> None:
     """Make sure that the purge will be allowed to do all it does, before it does anything.
 
     Does it, on each server, to keys of each family that cannot exist. `min_idle_s` is 0 unless

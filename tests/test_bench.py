@@ -508,3 +508,12 @@ def test_the_guard_bench_deletes_all_in_every_way() -> None:
     printed = run("bench.micro.guard", "--coordinators", "600", "--rounds", "1")
     _heading, figures = printed.strip().split("\n\n")
     assert len(figures.splitlines()) == 4
+
+
+def test_the_journal_bench_sweeps_both_ways(tmp_path: Path) -> None:
+    printed = run("bench.journal", "--sizes", "50", "--rounds", "1", "--folder", str(tmp_path))
+    assert [line.split()[:2] for line in printed.splitlines()[2:4]] == [
+        ["50", "plain"],
+        ["50", "journal"],
+    ]
+    assert [*tmp_path.iterdir()] == []
