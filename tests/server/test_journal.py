@@ -643,3 +643,27 @@ def test_a_stopped_restore_says_what_it_left(
     # A sweep in between finds orphans, and leaves them.
     assert run(Config(redis=Redis(server.url))).keys.deleted == 0
     assert restored(server, journal).keys.restored == report.keys.failed
+
+
+@pytest.mark.default_server
+@pytest.mark.parametrize("what", ["cut", "mute"])
+def test_a_dump_without_reply_is_asked_for_again(
+    server: ServerProcess, client: redis.Redis, journal: Path, what: str
+) -> None:
+    """It only reads. Deletes that were in flight on that connection are another matter."""
+    write_many(client, 1_000)
+    seen = 0
+
+    def decide(data: bytes) -> str:
+        nonlocal seen
+        seen += dumps.SHA.encode() in data
+        return what if dumps.SHA.encode() in data and seen == 2 else "pass"
+
+    with proxy(server.port, decide) as port:
+        config = Config(redis=Redis(f"redis://127.0.0.1:{port}"), engine="serial")
+        report = run(config, journal=str(journal))
+    keys = report.keys
+    assert_adds_up(report)
+    assert keys.failed == client.dbsize()
+    assert keys.deleted >= 4_000
+    assert restored(server, journal).keys.restored == 6_000 - keys.failed
