@@ -86,6 +86,9 @@ _LEASE = (
     Right("GET", "to see who holds the lease"),
     Right("SET", "to take the lease"),
     Right("PEXPIRE", "to keep the lease"),
+    Right("UNLINK", "to give the lease back"),
+    Right("SCRIPT LOAD", "to bring the script of the lease"),
+    Right("EVALSHA", "to run it"),
 )
 _JOURNAL = (
     Right("DUMP", "to write to the journal what is about to be deleted"),
@@ -114,6 +117,7 @@ def rights(use: Use) -> tuple[Right, ...]:
             *_RESTORE,
             *(_RESTORE_CLUSTER if use.clustered else ()),
             *(_RESTORES if use.deletes else ()),
+            *(_LEASE if use.deletes and use.locks else ()),
             *(_DATABASE if use.db else ()),
         )
     needed = [

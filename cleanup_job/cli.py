@@ -323,13 +323,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-y", "--yes", action="store_true", help="the same, and do not ask for confirmation"
     )
-    group.add_argument(
-        "--no-lock",
-        dest="lock",
-        action="store_const",
-        const="false",
-        help="run although another run may be at the same keys",
-    )
+    _add_no_lock(group, "run although another run may be at the same keys")
+
+
+def _add_no_lock(parser: Any, text: str) -> None:
+    parser.add_argument("--no-lock", dest="lock", action="store_const", const="false", help=text)
 
 
 def _add_throttle(parser: argparse.ArgumentParser) -> None:
@@ -392,6 +390,7 @@ def _add_restore(commands: Any) -> None:
     )
     parser.add_argument("--only", metavar="ID", help="the keys of this coordinator alone")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be put back")
+    _add_no_lock(parser, "restore although a run may be at the same keys")
     parser.add_argument(
         "--json", metavar="FILE", help="write the report as JSON; - for stdout, without the text"
     )
@@ -412,13 +411,7 @@ def _add_acl(commands: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="for a user who may only make dry runs"
     )
-    parser.add_argument(
-        "--no-lock",
-        dest="lock",
-        action="store_const",
-        const="false",
-        help="for a user who runs with --no-lock only",
-    )
+    _add_no_lock(parser, "for a user who runs with --no-lock only")
     parser.add_argument(
         "--journal",
         action="store_true",

@@ -37,7 +37,7 @@ from cleanup_job.errors import (
 )
 from cleanup_job.gauge import Gauge
 from cleanup_job.judge import MOST_NAMED, Verdicts, decide
-from cleanup_job.lease import LEASE_LOST, Lease
+from cleanup_job.lease import LEASE_LOST, Lease, held, without_lease
 from cleanup_job.model import (
     HEARTBEAT,
     UNTRIED,
@@ -237,7 +237,7 @@ def run(
         config, clock, first, workers, journaled, dry_run=dry_run, show=show, plan_path=plan_path
     )
     with (
-        _leased(sweep, first),
+        held(sweep.lease, first.uncovered),
         open_pool(config.engine, workers, profile) as pool,
         closing(sweep.gauge),
     ):
@@ -286,7 +286,7 @@ def _prepare(
         schema=schema,
         rule=config.rule(),
         observer=clock.observer,
-        watch=RunWatch(clock.observer, checks, gauge if bounds.any else None),
+        watch=RunWatch(clock.observer, checks, gauge if bounds.any else None, lease),
         gauge=gauge,
         max_block_ms=bounds.block_ms(config.max_block_ms, workers),
         dry_run=dry_run,
@@ -341,27 +341,6 @@ def _require_whole(config: Config, target: Target) -> None:
             f"be reached{reasons}; nothing was deleted; --allow-partial sweeps the rest",
             "uncovered",
         )
-
-
-@contextmanager
-def _leased(sweep: _Sweep, target: Target) -> Iterator[None]:
-    """Hold the lease on the keys meanwhile, where one is wanted and can be had."""
-    lease = sweep.lease
-    if lease is None:
-        yield
-        return
-    if lease.slot in target.uncovered:
-        lease.forgo("nobody serves its slot")
-    else:
-        lease.take()
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise  # at once: nobody waits for a server any more, and the lease ends by itself
-    except BaseException:
-        lease.release()
-        raise
-    lease.release()
 
 
 class _Clock:
@@ -934,6 +913,10 @@ class _PurgeWatch:
         self._watch = watch
         self.hopeless = False
 
+    @property
+    def holds_until_s(self) -> float:
+        return self._watch.holds_until_s
+
     def stopping(self) -> bool:
         return self.hopeless or self._watch.stopping()
 
@@ -1136,7 +1119,7 @@ def _report(
         samples=[reports.example(sample) for sample in _samples(verdicts, sweep)],
         plan=plan_use if isinstance(plan_use, reports.PlanUse) else None,
         warnings=[
-            *_without_lease(sweep),
+            *without_lease(sweep.lease),
             *surveyed.warnings,
             *(_would_be_refused(refused) if sweep.dry_run else ()),
             *_clock_warnings(sweep, target, verdicts, refused),
@@ -1174,12 +1157,6 @@ def _clock_warnings(
         return []
     future = verdicts.kept_as(Kind.FUTURE)
     return brakes.clock_warnings(sweep.config.limits(), _clocks_ahead_ms(target), future)
-
-
-def _without_lease(sweep: _Sweep) -> list[Problem]:
-    """Why there was none, although one was wanted."""
-    forgone = sweep.lease.forgone if sweep.lease is not None else None
-    return [] if forgone is None else [forgone]
 
 
 def _costs(

@@ -7,7 +7,7 @@ run sees that its process is gone and does not wait.
 Invariants:
 - Only its owner renews or releases it: both compare the whole value first, in one step with what
   they do (`lua/lease.lua`).
-- `holds_until` never lies in the future of what the server granted: it is counted from before the
+- `holds_until_s` never lies in the future of what the server granted: it is counted from before the
   request. Whoever stops by then has stopped before somebody else can take the lease.
 
 Not promised: that no two runs ever work at once. A failover may forget a lease, and a server whose
@@ -18,11 +18,13 @@ delete checks its heartbeat by itself.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import secrets
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -97,7 +99,7 @@ class Lease:
     """The right of one run to work at the keys of a schema.
 
     Attributes:
-        holds_until: by the monotonic clock, until when nobody else can take it.
+        holds_until_s: by the monotonic clock, until when nobody else can take it.
         lost: why it is not ours any more.
         forgone: why the run goes on without it.
     """
@@ -105,7 +107,7 @@ class Lease:
     def __init__(self, routes: Routes, schema: Schema, run_id: str) -> None:
         self.key = lease_key(schema)
         self.slot = slot_of(self.key)
-        self.holds_until = 0.0
+        self.holds_until_s = 0.0
         self.lost: Problem | None = None
         self.forgone: Problem | None = None
         self._routes = routes
@@ -146,6 +148,7 @@ class Lease:
 
     def forgo(self, why: str) -> None:
         """Go on without it."""
+        self.holds_until_s = math.inf
         self.forgone = Problem("no_lease", f"went on without a lease: {why}", 1)
 
     def _rehearse(self) -> None:
@@ -193,7 +196,7 @@ class Lease:
             self._lose(f"another run took it: {_holder(reply) or printable(reply)}")
         elif reply == 0:
             self._lose("it is gone from the server")
-        elif reply != 1 and time.monotonic() >= self.holds_until:
+        elif reply != 1 and time.monotonic() >= self.holds_until_s:
             self._lose(f"it could not be renewed in time: {reply}")
         return self.lost
 
@@ -203,11 +206,11 @@ class Lease:
             return
         with suppress(CleanupJobError):
             self._act("release", self._value, PATIENCE_S)
-        self.holds_until = 0.0
+        self.holds_until_s = 0.0
 
     def _lose(self, why: str) -> None:
         self.lost = Problem(LEASE_LOST, f"the lease was lost: {why}", 1)
-        self.holds_until = 0.0
+        self.holds_until_s = 0.0
 
     def _act(self, what: str, value: bytes, patience_s: float | None = None) -> Reply:
         """Run the script."""
@@ -215,7 +218,7 @@ class Lease:
         words = ("EVALSHA", _SHA, "1", self.key, what, value, _LEASE_MS)
         reply = self._ask(*words, patience_s=patience_s, first=("SCRIPT", "LOAD", _SCRIPT))
         if reply == 1 and what != "release":
-            self.holds_until = asked_at + LEASE_S
+            self.holds_until_s = asked_at + LEASE_S
             self._renew_at = asked_at + RENEW_S
         return reply
 
@@ -245,6 +248,36 @@ class Lease:
             error = wires.refusal(command, reply, endpoint, LEASE_RULE)
             raise type(error)(f"{error}; --no-lock runs without a lease", error.code)
         return wires.accept(command, reply, endpoint)
+
+
+@contextmanager
+def held(lease: Lease | None, uncovered: frozenset[int] = frozenset()) -> Iterator[None]:
+    """Hold a lease meanwhile, if there is one and if its slot is not one that nobody serves.
+
+    Raises:
+        LockedError: another run has it.
+        CleanupJobError: the server refuses, or can't be asked.
+    """
+    if lease is None:
+        yield
+        return
+    if lease.slot in uncovered:
+        lease.forgo("nobody serves its slot")
+    else:
+        lease.take()
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise  # at once: nobody waits for a server any more, and the lease ends by itself
+    except BaseException:
+        lease.release()
+        raise
+    lease.release()
+
+
+def without_lease(lease: Lease | None) -> list[Problem]:
+    """Why there was none, although one was wanted."""
+    return [lease.forgone] if lease is not None and lease.forgone is not None else []
 
 
 def lease_key(schema: Schema) -> bytes:

@@ -720,6 +720,13 @@ class Watch(Protocol):
         """True if the run should come to an end."""
 
     @property
+    def holds_until_s(self) -> float:
+        """By the monotonic clock, until when the run has its lease; infinity without one.
+
+        Tasks stop by then, even if nobody can tell them.
+        """
+
+    @property
     def allowance(self) -> Callable[[bool], Allowance] | None:
         """What the stages may do now, or None if nothing limits them.
 

@@ -2,6 +2,8 @@
 
 Invariants:
 - No connection is made before a worker exists, and none is passed to it.
+- A worker begins no batch after the run's lease has ended, even if the job is held up and can't
+  say so: the monotonic clock is the machine's.
 - A worker whose job process is gone ends before its next batch: it looks at its parent's pid
   a few times a second and before each batch.
 - A worker that dies takes its pool with it: a new one goes on with what was not begun. What
@@ -16,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import math
 import multiprocessing
 import os
 import signal
@@ -73,6 +76,7 @@ class _Shared:
     of the last task that it began.
 
     Attributes:
+        holds_until_s: see `model.Watch`.
         limited: something may have workers pause or rest, as `pause`, `share` and `keys_per_s`
             say: see `throttle.Allowance`. Until the job has said so, they pause.
         quiet: by worker, whether it has nothing in flight.
@@ -83,6 +87,7 @@ class _Shared:
         self.stop: Any = context.Value(ctypes.c_byte, 0, lock=False)
         self.done: Any = context.Array(ctypes.c_longlong, workers, lock=False)
         self.begun: Any = context.Array(ctypes.c_longlong, workers, lock=False)
+        self.holds_until_s: Any = context.Value(ctypes.c_double, math.inf, lock=False)
         self.limited: Any = context.Value(ctypes.c_byte, 0, lock=False)
         self.pause: Any = context.Value(ctypes.c_byte, 1, lock=False)
         self.share: Any = context.Value(ctypes.c_double, 1.0, lock=False)
@@ -213,6 +218,7 @@ class Processes:
                 _, silent = wait(pending, timeout=0 if self._is_deaf() else LAST_RESULTS_S)
                 unheard += [pending.pop(future) for future in silent]
             self._shared.stop.value = int(watch.stopping())
+            self._shared.holds_until_s.value = watch.holds_until_s
             done = sum(self._shared.done)
             watch.advanced(done - reported)
             reported = done
@@ -344,7 +350,11 @@ class _WorkerPulse(Rests):
         self._shared.done[self._place] += keys
 
     def stopping(self) -> bool:
-        return bool(self._shared.stop.value) or os.getppid() != self._parent_pid
+        return (
+            bool(self._shared.stop.value)
+            or os.getppid() != self._parent_pid
+            or time.monotonic() >= self._shared.holds_until_s.value
+        )
 
     def end(self) -> None:
         """The task is done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from cleanup_job.config import Config
 from cleanup_job.errors import ConfigError
 from cleanup_job.job import Observer
 from cleanup_job.journal import Entry, Journal
+from cleanup_job.lease import Lease, held, without_lease
 from cleanup_job.model import HEARTBEAT, Problem, Schema, Target, printable
 from cleanup_job.pulse import Rests, unlimited
 from cleanup_job.restore import Key, preflight, select
@@ -28,13 +30,16 @@ from cleanup_job.restore_report import (
 
 
 class _Pulse(Rests):
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, lease: Lease | None) -> None:
         super().__init__(unlimited, self.stopping)
         self.advance = observer.advanced
         self._observer = observer
+        self._lease = lease
 
     def stopping(self) -> bool:
-        return bool(self._observer.stopping())
+        if self._observer.stopping():
+            return True
+        return self._lease is not None and self._lease.keep(deleting=True) is not None
 
 
 def restore(
@@ -56,6 +61,7 @@ def restore(
 
     Raises:
         ConfigError: it is no journal, or knows no such coordinator.
+        LockedError: a run, or another restore, is at the same keys.
         ServerUnavailableError: the servers are out of reach; nothing was put back.
         ServerRefusedError: they will not let us; nothing was put back.
     """
@@ -69,13 +75,23 @@ def restore(
     observer.found(target)
     if schema is not None and recorded.total():
         preflight(target, schema, dry_run=dry_run)
-    observer.began("restore", recorded.total())
-    outcome = put_back(
-        target.routes, _parts(journal, schema, only), _Pulse(observer), dry_run=dry_run
-    )
-    observer.ended()
+    lease = None
+    if schema is not None and config.lock and not dry_run:
+        # No sweep is to find what is half put back.
+        lease = Lease(target.routes, schema, secrets.token_hex(4))
+    with held(lease, target.uncovered):
+        observer.began("restore", recorded.total())
+        outcome = put_back(
+            target.routes,
+            _parts(journal, schema, only),
+            _Pulse(observer, lease),
+            dry_run=dry_run,
+        )
+        observer.ended()
     keys = count(recorded, outcome.counts)
     errors = [*outcome.problems, *_damage(journal)]
+    if lease is not None and lease.lost is not None:
+        errors.append(lease.lost)
     if outcome.not_attempted:
         message = "recorded keys were not looked at, since the restore was stopped: run it again"
         errors.append(Problem("not_attempted", message, outcome.not_attempted))
@@ -102,7 +118,11 @@ def restore(
         ),
         keys=keys,
         commands=reports.summarize_timings(outcome.timings),
-        warnings=[*_warnings(journal, target, access.endpoint.db), *_will_go(keys)],
+        warnings=[
+            *without_lease(lease),
+            *_warnings(journal, target, access.endpoint.db),
+            *_will_go(keys),
+        ],
         errors=errors,
     )
 

@@ -6,12 +6,14 @@ that the report can tell it, and so that a run that is ending does not change it
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from cleanup_job.gauge import Gauge
+from cleanup_job.lease import Lease
 from cleanup_job.model import Problem
 from cleanup_job.throttle import LISTENING, Allowance, Reason
 
@@ -83,15 +85,35 @@ class RunWatch:
         allowance: as `model.Watch` says.
     """
 
-    def __init__(self, audience: Audience, checks: Iterable[Check], gauge: Gauge | None) -> None:
+    def __init__(
+        self,
+        audience: Audience,
+        checks: Iterable[Check],
+        gauge: Gauge | None,
+        lease: Lease | None = None,
+    ) -> None:
+        """Ask all of these from now on.
+
+        Args:
+            audience: is told of progress and pauses.
+            checks: what may end the run.
+            gauge: what may hold it up.
+            lease: what it needs to go on; whether it is lost is one of the checks.
+        """
         self.advanced = audience.advanced
         self.ended_by: Problem | None = None
         self.allowance = self._allow if gauge else None
         self._audience = audience
         self._checks = tuple(checks)
         self._gauge = gauge
+        self._lease = lease
         self._shown: Reason | None = None
         self._shown_until_s = 0.0
+
+    @property
+    def holds_until_s(self) -> float:
+        """As `model.Watch` says."""
+        return self._lease.holds_until_s if self._lease else math.inf
 
     def stopping(self) -> bool:
         """Whether the run is to end; once it is, it stays so."""

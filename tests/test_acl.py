@@ -105,7 +105,7 @@ def test_a_dry_run_reads_heartbeats_and_nothing_else() -> None:
 
 
 def test_a_journal_takes_two_more() -> None:
-    assert set_user("sweeper", SCHEMA, Use(journal=True)).endswith(" +evalsha +dump +pttl")
+    assert set_user("sweeper", SCHEMA, Use(journal=True)).endswith(" +pexpire +dump +pttl")
     assert "+dump" not in set_user("sweeper", SCHEMA, Use(journal=True, deletes=False))
 
 
@@ -113,7 +113,8 @@ def test_a_restore_neither_walks_nor_deletes() -> None:
     assert set_user("restorer", SCHEMA, Use(restores=True)) == (
         "ACL SETUSER restorer reset on >PASSWORD resetchannels ~blocking:heartbeat:* "
         "~blocking:signal:* ~blocking:ack:*:* ~blocking:idempotency:* ~coordinator:activity:* "
-        "+info +dbsize +time +exists +restore"
+        "~cleanup-job:lease:* +info +dbsize +time +exists +restore "
+        "+get +set +pexpire +unlink +script|load +evalsha"
     )
 
 

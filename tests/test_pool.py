@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -31,6 +32,7 @@ class Watch:
     """Adds up what it is told; asks to stop when it is told to."""
 
     allowance = None
+    holds_until_s = math.inf
 
     def __init__(self, *, stop: bool = False) -> None:
         self.keys = 0

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,15 @@ import redis
 from cleanup_job import lease as leases
 from cleanup_job.config import Config, Redis
 from cleanup_job.errors import LockedError
-from cleanup_job.job import Observer
+from cleanup_job.job import Observer, run
 from cleanup_job.lease import Holder, Lease, lease_key
 from cleanup_job.model import Target
 from cleanup_job.topology import discover
+from cleanup_job.undo import restore
 from tests.keys import STALE_MS, keys_of, sweep, write_coordinator
+from tests.server.proxy import proxy
 from tests.server.test_revival import write_many
+from tests.server.test_stopping import slow
 from tests.servers import ServerProcess
 
 pytestmark = pytest.mark.default_server
@@ -90,7 +94,7 @@ def test_renewed_when_it_is_time(
     monkeypatch.setattr(leases.time, "monotonic", lambda: real() + leases.RENEW_S)
     assert lease.keep(deleting=True) is None
     assert client.pttl(KEY) > 59_000
-    assert lease.holds_until > real() + leases.LEASE_S
+    assert lease.holds_until_s > real() + leases.LEASE_S
 
 
 def test_of_a_process_of_this_machine_that_is_gone(
@@ -219,6 +223,47 @@ def test_a_run_that_fails_gives_it_back(server: ServerProcess, client: redis.Red
 
     with pytest.raises(ZeroDivisionError):
         sweep(server, observer=Fails())
+    assert not client.exists(KEY)
+
+
+def test_workers_stop_in_time_even_if_the_job_is_held_up(
+    server: ServerProcess, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody tells them: the job stands still until long after the lease has ended."""
+    monkeypatch.setattr(leases, "LEASE_S", 1.0)
+    monkeypatch.setattr(leases, "_LEASE_MS", "1000")
+    monkeypatch.setattr(leases, "RENEW_S", 0.2)
+    write_many(client, 20_000)
+    seen = []
+
+    def stand_still() -> None:
+        while client.exists(KEY):
+            time.sleep(0.01)
+        seen.append(client.dbsize())
+        time.sleep(0.5)
+        seen.append(client.dbsize())
+
+    with proxy(server.port, slow) as port:
+        config = Config(redis=Redis(f"redis://127.0.0.1:{port}"), workers=2, expect_all_dead=True)
+        report = run(config, observer=At("purge", stand_still))
+    assert report.status == "partial"
+    assert 0 < seen[1] == seen[0]
+    assert "lease_lost" in [error.code for error in report.errors]
+
+
+def test_a_restore_waits_for_a_run(
+    server: ServerProcess, client: redis.Redis, tmp_path: Path
+) -> None:
+    write_coordinator(client, "dead", STALE_MS)
+    journal = str(tmp_path / "journal")
+    assert run_command(server, "--journal", journal)[0] == 0
+    another(client)
+    config = Config(redis=Redis(server.url))
+    with pytest.raises(LockedError, match="run beefbeef on db-admin"):
+        restore(config, journal)
+    assert keys_of(client) == {KEY}
+    client.delete(KEY)
+    assert restore(config, journal).keys.restored == 6
     assert not client.exists(KEY)
 
 
