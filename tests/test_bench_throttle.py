@@ -22,15 +22,21 @@ def test_only_the_throttled_sweep_may_keep_the_limit(
 
 
 def test_the_table_has_the_reasons() -> None:
-    figures = {"p50_ms": 0.1, "p99_ms": 1.2, "max_ms": 3.4, "late_p99_ms": 0.5}
+    figures = {
+        "p50_ms": 0.1,
+        "p99_ms": 1.2,
+        "max_ms": 3.4,
+        "late_p99_ms": 0.5,
+        "round_trip_p99_ms": 0.7,
+    }
     pause = {"pauses": 2, "seconds": 0.25, "message": "max_latency_ms: why"}
     stretches = [
         Stretch(ALONE, 0, 1, {}),
         Stretch(THROTTLED, 1, 2, {"duration_s": 1.5, "throttle": [pause]}),
     ]
     assert throttle.table(stretches, [figures, figures], 5.0) == [
-        "limit 5 ms                 p50 ms   p99 ms   max ms  late p99  sweep s",
-        "no sweep                     0.10     1.20     3.40      0.50",
-        "a sweep, throttled           0.10     1.20     3.40      0.50     1.50",
+        "limit 5 ms                 p50 ms   p99 ms   max ms  late p99  trip p99  sweep s",
+        "no sweep                     0.10     1.20     3.40      0.50      0.70",
+        "a sweep, throttled           0.10     1.20     3.40      0.50      0.70     1.50",
         "  2 pauses, 0.25 s: max_latency_ms: why",
     ]
