@@ -14,6 +14,9 @@ from __future__ import annotations
 SMALLEST = 10
 """A command of fewer keys would mostly be overhead, and hardly end sooner."""
 
+LARGEST_MS = 2.0
+"""What the largest command takes at most on a server that is not busy."""
+
 WEIGHT = 0.25
 """Of the newest time in the running mean: one that the system held up counts for little, and
 four slow ones in a row are the new normal."""
@@ -26,13 +29,13 @@ class Pace:
     """The size of the next command of one kind, from `SMALLEST` to `most` keys.
 
     The first ones are as large as they may be: they are few, and one answer tells how large the
-    next should be.
+    next should be. Where a command may take less than `LARGEST_MS`, they are smaller by as much.
     """
 
     def __init__(self, most: int, max_block_ms: float) -> None:
         self.most = most
         self.max_block_ms = max_block_ms
-        self.size = most
+        self.size = max(min(SMALLEST, most), int(most * min(1.0, max_block_ms / LARGEST_MS)))
         self._key_ms: float | None = None
 
     def took(self, keys: int, seconds: float | None) -> None:
