@@ -239,6 +239,7 @@ def test_workers_stop_in_time_even_if_the_job_is_held_up(
     def stand_still() -> None:
         while client.exists(KEY):
             time.sleep(0.01)
+        time.sleep(0.5)  # for what was in flight
         seen.append(client.dbsize())
         time.sleep(0.5)
         seen.append(client.dbsize())
