@@ -126,7 +126,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = EXIT_PARTIAL
     except KeyboardInterrupt as stop:
         code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    _flush_messages()
     sys.exit(code)
+
+
+def _flush_messages() -> None:
+    """Lose what nobody can read any more, such as a bar for a terminal that is gone."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr)
 
 
 _closed: set[str] = set()

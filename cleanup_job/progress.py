@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cleanup_job.cursors import Order, slots_between
@@ -71,45 +72,70 @@ class Bars(Observer):
 
         # Its monitor is a thread, and workers are to be forked from a process without any.
         tqdm.monitor_interval = 0
-        self._bar = tqdm(
-            total=keys, desc=f"{phase:<6}", unit=" keys", unit_scale=True, ncols=COLUMNS, nrows=20
-        )
+        with self._while_somebody_looks():
+            self._bar = tqdm(
+                total=keys,
+                desc=f"{phase:<6}",
+                unit=" keys",
+                unit_scale=True,
+                ncols=COLUMNS,
+                nrows=20,
+            )
 
     def advanced(self, keys: int) -> None:
         """Move the bar, but not beyond its end: a walk returns some keys twice."""
         if self._bar is not None:
-            self._bar.update(min(keys, (self._bar.total or 0) - self._bar.n))
+            with self._while_somebody_looks():
+                self._bar.update(min(keys, (self._bar.total or 0) - self._bar.n))
 
     def walked(self, partition: Partition) -> None:
         """Leave a line for a cluster's slots that are through."""
         if self._bar is not None and self._slots:
             line = describe_walk(partition, self._slots.get(partition.node, ()))
-            self._bar.write(line, file=sys.stderr)
+            with self._while_somebody_looks():
+                self._bar.write(line, file=sys.stderr)
 
     def ended(self) -> None:
         """Close the bar where it is."""
         if self._bar is not None:
-            self._bar.close()
+            with self._while_somebody_looks():
+                self._bar.close()
             self._bar = None
 
+    @contextlib.contextmanager
+    def _while_somebody_looks(self) -> Iterator[None]:
+        """A terminal that is gone costs the bars, and nothing else."""
+        try:
+            yield
+        except OSError:
+            self._visible = False
+            if self._bar is not None:
+                self._bar.disable = True  # or it would say goodbye
+                self._bar = None
+
     def confirm(self, preview: Preview) -> bool:
-        """Show the plan to whoever sits there, and ask. A signal or an end of input is a no."""
+        """Show the plan to whoever sits there, and ask.
+
+        A signal is a no, and so are an end of input and a terminal that is gone.
+        """
         if not self._asks:
             return True
-        sys.stderr.write("\n".join([*describe_plan(preview, self._where), ""]))
-        sys.stderr.write("delete them? [y/N] ")
-        sys.stderr.flush()
-        while not self._stopping():
-            # A signal's handler does not end a read, so that the wish to stop is looked at.
-            if select.select([sys.stdin], [], [], ANSWER_POLL_S)[0]:
-                return sys.stdin.readline().strip().lower() in ("y", "yes")
+        with contextlib.suppress(OSError):
+            sys.stderr.write("\n".join([*describe_plan(preview, self._where), ""]))
+            sys.stderr.write("delete them? [y/N] ")
+            sys.stderr.flush()
+            while not self._stopping():
+                # A signal's handler does not end a read, so that the wish to stop is looked at.
+                if select.select([sys.stdin], [], [], ANSWER_POLL_S)[0]:
+                    return sys.stdin.readline().strip().lower() in ("y", "yes")
         return False
 
     def paused(self, reason: str | None) -> None:
         """Show the reason at the bar; where there is none, in a line of its own."""
         if self._bar is not None:
             self._bar.bar_format = paused_format(reason) if reason else None
-            self._bar.refresh()
+            with self._while_somebody_looks():
+                self._bar.refresh()
         elif reason is not None and not self._visible:
             code = reason.partition(":")[0]
             now_s = time.monotonic()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+
 import pytest
 
 from cleanup_job import progress
@@ -77,3 +81,23 @@ def test_the_bar_shows_the_reason(
     assert "500/1.00k" in capsys.readouterr().err
     bars.ended()
     assert heard == []
+
+
+def test_a_terminal_that_is_gone_costs_the_bars_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where SIGHUP was ignored, the next phase ended the run with a traceback."""
+    other, end = pty.openpty()
+    terminal = os.fdopen(end, "w")
+    monkeypatch.setattr("sys.stderr", terminal)
+    bars = Bars(bool, print)
+    bars.began("survey", 1_000_000)
+    os.close(other)
+    terminal.write("what could not be flushed stays in the buffer")
+    bars.advanced(100_000)
+    bars.walked(Partition(NODE, Order.SLOTS, ((0, 1),), 1))
+    bars.ended()
+    bars.began("purge", 1_000_000)
+    bars.ended()
+    with contextlib.suppress(OSError):
+        terminal.close()
