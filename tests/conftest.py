@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -23,6 +24,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         choices=[*BINARIES],
         help="run the server tests on this server only (may be repeated; default: all)",
+    )
+    parser.addoption(
+        "--all-faults", action="store_true", help="tests/faults: every fault everywhere, not a few"
+    )
+    parser.addoption(
+        "--seeds", type=int, default=1, help="tests/faults: how often, each time with another seed"
+    )
+    parser.addoption(
+        "--fault-log", type=Path, help="tests/faults: append how each one went, as JSON lines"
     )
 
 
