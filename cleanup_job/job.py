@@ -874,18 +874,18 @@ def _is_unrecorded(outcomes: Iterable[Outcome]) -> bool:
 def _may_come_back(sweep: _Sweep, target: Target, outcomes: Sequence[Outcome]) -> Problem | None:
     """Why keys that were deleted may come back without their heartbeats, so that those must stay.
 
-    A replica that takes over may not have heard of the last deletes. On one server that is no
-    harm, since heartbeats go last there too. In a cluster a heartbeat is on another server, and
-    without it the keys would be an orphan's.
+    A server that restarted may have loaded a snapshot from before the first wave. In a cluster, a
+    replica that takes over may not have heard of the last deletes; on one server that is no harm,
+    since heartbeats go last there too, but in a cluster a heartbeat is on another server. Without
+    it the keys would be an orphan's.
     """
-    if not target.clustered:
-        return None
     left = "heartbeats were left, since"
     if any(outcome.hopeless for outcome in outcomes):
         return Problem("heartbeats_left", f"{left} a server was gone", 1)
     try:
         now = topology.rediscover(sweep.access, target)
-        new, behind = topology.replaced(target, now), topology.behind(now)
+        new = topology.replaced(target, now)
+        behind = topology.behind(now) if target.clustered else ()
     except CleanupJobError as error:
         return Problem("heartbeats_left", f"{left} {error}", 1)
     if new:
