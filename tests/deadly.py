@@ -9,7 +9,7 @@ import os
 import pickle
 import signal
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -67,7 +67,10 @@ class _LastPulse:
     """Beats once: its worker dies when it has a batch behind it, and others before it."""
 
     def __init__(self, pulse: Pulse) -> None:
-        self.stopping = pulse.stopping
+        self._pulse = pulse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pulse, name)
 
     def advance(self, _: int) -> None:
         die()
