@@ -310,7 +310,7 @@ def test_no_right_to_some_family(server: ServerProcess, prepared: redis.Redis, w
 @pytest.mark.default_server
 def test_no_right_to_the_heartbeats(server: ServerProcess, prepared: redis.Redis) -> None:
     with user(prepared, server, "resetkeys", "~blocking:signal:*") as url:
-        code, err = call(url)
+        code, err = call(url, "--no-lock")
     assert code == REFUSED
     assert "this user may not run MGET (" in err
     assert_nothing_deleted(prepared)
@@ -337,7 +337,7 @@ def test_the_least_rights_are_enough(server: ServerProcess, prepared: redis.Redi
     rights = ["info", "dbsize", "scan", "mget", "time", "type", "object"]
     rights += ["script|load", "evalsha", "exists", "unlink"]
     with user(prepared, server, "-@all", *(f"+{right}" for right in rights)) as url:
-        assert call(url, "--orphans", "purge") == (0, "")
+        assert call(url, "--orphans", "purge", "--no-lock") == (0, "")
     assert keys_of(prepared) == {heartbeat_key("live"), *owned_keys("live")}
 
 
