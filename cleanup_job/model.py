@@ -212,6 +212,16 @@ class Target(msgspec.Struct, frozen=True):
         """True for a cluster, where a coordinator's keys lie on several servers."""
         return self.routes.clustered
 
+    @property
+    def tracks_idle_time(self) -> bool:
+        """True if all servers know how long a key was untouched."""
+        return all(server.tracks_idle_time for server in self.servers)
+
+    @property
+    def clocks_ahead_ms(self) -> dict[str, int]:
+        """How far each server's clock is ahead of ours, by address."""
+        return {server.address: server.clock_ahead_ms for server in self.servers}
+
 
 class Partition(msgspec.Struct, frozen=True):
     """A share of one server's keyspace, in lanes that are walked side by side.

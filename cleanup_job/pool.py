@@ -8,6 +8,7 @@ may be repeated; `map_again` repeats what the job lets it.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -108,6 +109,12 @@ def map_again(
                 yield task, result
                 break
             runs += 1
+
+
+def deaths_of(pool: Pool) -> tuple[str, ...]:
+    """How workers died, the usual way first."""
+    causes = Counter(pool.deaths or ["nobody saw how"])
+    return tuple(f"{cause}: {times}" for cause, times in causes.most_common(3))
 
 
 def workers_for(setting: int | str, engine: str, keys: int) -> int:

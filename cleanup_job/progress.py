@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cleanup_job.cursors import Order, slots_between
-from cleanup_job.job import Observer
 from cleanup_job.model import Partition, SlotRange, Target, printable
+from cleanup_job.observer import Observer
 from cleanup_job.plan import Preview
 
 if TYPE_CHECKING:

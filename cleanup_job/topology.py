@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 from msgspec import structs
@@ -442,6 +442,11 @@ def _without_rivals(servers: Iterable[Server]) -> list[Server]:
         taken |= slots
         settled.append(server)
     return sorted(settled, key=lambda server: server.slots)
+
+
+def addresses(servers: Iterable[Server]) -> tuple[str, ...]:
+    """Of the first three, as samples of a problem."""
+    return tuple(server.address for server in islice(servers, 3))
 
 
 def slot_texts(slots: Iterable[int]) -> list[str]:

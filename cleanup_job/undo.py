@@ -14,10 +14,10 @@ from cleanup_job import report as reports
 from cleanup_job import topology
 from cleanup_job.config import Config
 from cleanup_job.errors import ConfigError
-from cleanup_job.job import Observer
 from cleanup_job.journal import Entry, Journal
 from cleanup_job.lease import Lease, held, without_lease
 from cleanup_job.model import HEARTBEAT, Problem, Schema, Target, printable
+from cleanup_job.observer import Observer
 from cleanup_job.pulse import Rests, unlimited
 from cleanup_job.restore import Key, preflight, select
 from cleanup_job.restore import restore as put_back

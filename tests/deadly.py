@@ -44,7 +44,8 @@ def arm(
     monkeypatch.setenv(LEDGER, str(ledger))
     monkeypatch.setenv(DEATHS, str(deaths))
     monkeypatch.setenv(NODE, node)
-    monkeypatch.setattr(f"cleanup_job.job.{stage}", globals()[f"deadly_{stage}"])
+    composer = "waves" if stage == "purge" else "walks"
+    monkeypatch.setattr(f"cleanup_job.{composer}.{stage}", globals()[f"deadly_{stage}"])
     return ledger
 
 

@@ -14,11 +14,17 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 PURE = {
     "errors", "keyspace", "pace", "throttle", "cursors", "model", "acl", "judge", "plan", "brakes",
-    "remains",
+    "remains", "outcomes",
 }  # fmt: skip
 STAGES = {
     "topology", "survey", "plan", "plan_file", "purge", "restore", "pool", "report", "watch"
 }  # fmt: skip
+COMPOSERS = {
+    "observer", "clock", "run_journal", "sweep", "costs", "walks", "waves", "planned", "remarks",
+    "account", "job", "undo", "restore_report",
+}  # fmt: skip
+"""The job, its parts, and the restore: what passes values from stage to stage."""
+
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
 LAYERS = [
@@ -26,13 +32,19 @@ LAYERS = [
     {"cursors", "pulse"},
     {"model"},
     {"acl", "tls", "brakes", "journal"},
-    {"judge", "remains", "wire", "yaml_file", "recorder"},
+    {"judge", "outcomes", "remains", "wire", "yaml_file", "recorder"},
     {"config"},
     {"routes", "embedded", "processes", "gauge"},
     {"lease", "dump"},
     STAGES,
-    {"job", "restore_report"},
-    {"progress", "demo", "undo"},
+    {"observer", "restore_report"},
+    {"clock"},
+    {"run_journal"},
+    {"sweep"},
+    {"costs", "walks", "waves", "planned", "remarks"},
+    {"account"},
+    {"job", "progress", "undo"},
+    {"demo"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -75,6 +87,13 @@ def test_imports_point_down(module: str) -> None:
 def test_pure_modules_know_no_redis_and_no_clock(module: str) -> None:
     roots = {name.partition(".")[0] for name in imports_of(module)}
     assert not roots & IMPURE_IMPORTS
+
+
+# Plans and reports are also shown to people.
+@pytest.mark.parametrize("module", sorted(STAGES - {"plan", "plan_file", "report"}))
+def test_only_composers_know_the_stages(module: str) -> None:
+    users = {other for other in MODULES if module in internal_imports_of(other)}
+    assert users <= COMPOSERS
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m != "cli"])

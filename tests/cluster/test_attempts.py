@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from cleanup_job import job
+from cleanup_job import waves
 from cleanup_job.model import Outcome, PurgeTask
 from cleanup_job.purge import look_at_lost
 from tests.cluster.test_revival import losses_of, lost_keys
@@ -36,7 +36,7 @@ ALL = (COORDINATORS + POISONED) * (OWNED + 1)
 @pytest.fixture(autouse=True)
 def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are named poison are one of their own, more than can be in flight at once."""
-    monkeypatch.setattr(job, "KEYS_PER_TASK", POISONED * (OWNED + 1))
+    monkeypatch.setattr(waves, "KEYS_PER_TASK", POISONED * (OWNED + 1))
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_one_that_comes_back_is_named_with_what_it_may_have_lost(
         return look_at_lost(task)
 
     arm(monkeypatch, tmp_path, "purge", deaths=1)
-    monkeypatch.setattr(job, "look_at_lost", look_later)
+    monkeypatch.setattr(waves, "look_at_lost", look_later)
     report = sweep(cluster, workers=2)
     assert_adds_up(report)
     lost = lost_keys(client, names)

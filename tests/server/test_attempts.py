@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from cleanup_job import job, processes
+from cleanup_job import processes, waves
 from cleanup_job.errors import ServerUnavailableError
 from cleanup_job.job import Observer
 from cleanup_job.model import Outcome, PurgeTask
@@ -41,7 +41,7 @@ ALL = KEYS + POISONED * 6
 @pytest.fixture(autouse=True)
 def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that there are several, of several batches each."""
-    monkeypatch.setattr(job, "KEYS_PER_TASK", 3_000)
+    monkeypatch.setattr(waves, "KEYS_PER_TASK", 3_000)
 
 
 def write_with_poison(client: redis.Redis) -> None:
@@ -169,7 +169,7 @@ class TestPurge:
             return look_at_lost(task)
 
         arm(monkeypatch, tmp_path, "purge", deaths=1)
-        monkeypatch.setattr(job, "look_at_lost", look_later)
+        monkeypatch.setattr(waves, "look_at_lost", look_later)
         report = sweep(server, workers=2)
         assert_adds_up(report)
         alive = {heartbeat_key(n) for n in (first, last)}.union(*map(owned_keys, (first, last)))

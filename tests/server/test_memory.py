@@ -9,7 +9,7 @@ import sys
 import pytest
 import redis
 
-from cleanup_job import job
+from cleanup_job import waves
 from cleanup_job.errors import BrokenOffError
 from tests.keys import sweep
 from tests.server.test_revival import write_many
@@ -64,8 +64,8 @@ def test_in_the_middle_of_the_purge_the_next_run_goes_on(
         monkeypatch.setattr(pulse, "advance", advance)
         purge(task, pulse)
 
-    purge = job.purge
-    monkeypatch.setattr(job, "purge", purge_and_run_out)
+    purge = waves.purge
+    monkeypatch.setattr(waves, "purge", purge_and_run_out)
     with pytest.raises(BrokenOffError) as caught:
         sweep(server, engine="serial")
     assert caught.value.exit_code == 3

@@ -8,7 +8,7 @@ import threading
 import pytest
 import redis
 
-from cleanup_job import job, topology
+from cleanup_job import topology, walks
 from cleanup_job.config import Config
 from cleanup_job.cursors import Order, cut_evenly
 from cleanup_job.errors import CursorOrderError
@@ -132,7 +132,7 @@ def test_cursors_out_of_order_fall_back_to_one_sequence(
             raise CursorOrderError("out of order", "cursor_order")
         return survey(task, pulse)
 
-    monkeypatch.setattr(job, "survey", break_order)
+    monkeypatch.setattr(walks, "survey", break_order)
     report = sweep(server, engine="serial", workers=4)
     assert [warning.code for warning in report.warnings] == ["cursor_order"]
     assert [partition.range for partition in report.partitions] == ["all"]

@@ -114,7 +114,7 @@ def test_a_script_that_fails_in_the_middle_is_told(
     assert broken != purge._SCRIPT
     monkeypatch.setattr(purge, "_SCRIPT", broken)
     monkeypatch.setattr(purge, "_SHA", hashlib.sha1(broken).hexdigest())
-    monkeypatch.setattr("cleanup_job.job.preflight", lambda *_: None)
+    monkeypatch.setattr("cleanup_job.waves.preflight", lambda *_: None)
     report = sweep(server, engine="serial")
     assert report.status == "partial"
     assert report.keys.deleted == 0

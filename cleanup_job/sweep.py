@@ -1,0 +1,93 @@
+"""The frozen values of a run, which its parts hand on to each other.
+
+`Sweep` is what the run goes by, `Surveyed` is what its walks found, `Swept` is all that its stages
+came to. Nobody writes to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cleanup_job.config import Config
+from cleanup_job.gauge import Gauge
+from cleanup_job.judge import Verdicts
+from cleanup_job.lease import Lease
+from cleanup_job.model import Access, Findings, Outcome, Problem, Rule, Schema, Target
+from cleanup_job.observer import Observer
+from cleanup_job.plan import Plan, Scope
+from cleanup_job.report import PlanUse
+from cleanup_job.watch import RunWatch
+
+if TYPE_CHECKING:
+    from cleanup_job.run_journal import RunJournal
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What does not change during a run.
+
+    Attributes:
+        max_block_ms: the setting, or less where somebody else's latency asks for it.
+    """
+
+    config: Config
+    access: Access
+    schema: Schema
+    rule: Rule
+    observer: Observer
+    watch: RunWatch
+    gauge: Gauge
+    max_block_ms: float
+    dry_run: bool
+    show: int
+    run_id: str
+    plan_path: Path | None
+    lease: Lease | None
+    journal: RunJournal | None
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """The findings of all walks, and what they leave out.
+
+    Attributes:
+        target: the servers as they were after the last walk.
+        uncovered: slots of which keys may have been missed, with the reason in `warnings`.
+        stopped: the run is to end before anything is deleted.
+    """
+
+    target: Target
+    findings: list[Findings]
+    uncovered: frozenset[int]
+    warnings: tuple[Problem, ...]
+    stopped: bool = False
+
+    def without_names(self) -> Surveyed:
+        """The same for when the names are in the verdicts, so that nothing is held twice."""
+        return replace(self, findings=[found.without_names() for found in self.findings])
+
+    @property
+    def covered(self) -> bool:
+        """True if no key can have been missed."""
+        return not (self.uncovered or self.stopped)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What the stages of a run came to, for its report.
+
+    Attributes:
+        refused: why nothing was, or would be, deleted.
+        plan_use: the plan file that was written or executed, or why there is none.
+    """
+
+    surveyed: Surveyed
+    verdicts: Verdicts
+    scope: Scope
+    plan: Plan
+    refused: Sequence[Problem]
+    outcomes: Sequence[Outcome]
+    plan_use: PlanUse | Problem | None
