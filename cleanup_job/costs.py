@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from cleanup_job import report as reports
 from cleanup_job.clock import Clock
@@ -11,8 +12,7 @@ from cleanup_job.model import Server, Target, Timings
 from cleanup_job.sweep import Sweep
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """The servers as they were before the survey, behind it, and in the end if they answered."""
 
     first: Target

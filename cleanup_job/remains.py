@@ -12,16 +12,15 @@ beat. They are *headless*. In the next run they are orphans, which have a grace.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import compress
 
+import msgspec
 from msgspec import structs
 
 from cleanup_job.model import KEYS_PER_BATCH, Batch, Lot, Owned, PurgeTask, Schema
 
 
-@dataclass(frozen=True, slots=True)
-class Remains:
+class Remains(msgspec.Struct, frozen=True):
     """What is still there of a task.
 
     Attributes:

@@ -7,9 +7,11 @@ came to. Nobody writes to them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import structs
 
 from cleanup_job.config import Config
 from cleanup_job.gauge import Gauge
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
     from cleanup_job.run_journal import RunJournal
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(msgspec.Struct, frozen=True):
     """What does not change during a run.
 
     Attributes:
@@ -49,8 +50,7 @@ class Sweep:
     journal: RunJournal | None
 
 
-@dataclass(frozen=True)
-class Surveyed:
+class Surveyed(msgspec.Struct, frozen=True):
     """The findings of all walks, and what they leave out.
 
     Attributes:
@@ -67,7 +67,7 @@ class Surveyed:
 
     def without_names(self) -> Surveyed:
         """The same for when the names are in the verdicts, so that nothing is held twice."""
-        return replace(self, findings=[found.without_names() for found in self.findings])
+        return structs.replace(self, findings=[found.without_names() for found in self.findings])
 
     @property
     def covered(self) -> bool:
@@ -75,8 +75,7 @@ class Surveyed:
         return not (self.uncovered or self.stopped)
 
 
-@dataclass(frozen=True)
-class Swept:
+class Swept(msgspec.Struct, frozen=True):
     """What the stages of a run came to, for its report.
 
     Attributes:

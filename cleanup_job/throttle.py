@@ -19,8 +19,9 @@ second is noticed when it has begun.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 LATENCY_SHARE = 4
 """A command of ours may take this part of `max_latency_ms`, since somebody else's may have to wait
@@ -97,8 +98,7 @@ class Allowance(NamedTuple):
 UNLIMITED = Allowance()
 
 
-@dataclass(frozen=True)
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True):
     """The settings of the throttle, as `config` explains them; None or 0: no limit."""
 
     nice: float = 0.0
@@ -332,8 +332,7 @@ class Listener:
 # -- the whole run ---------------------------------------------------------------------------
 
 
-@dataclass
-class Entry:
+class Entry(msgspec.Struct):
     """What one reason has cost so far.
 
     Attributes:
@@ -347,14 +346,14 @@ class Entry:
     seconds: float = 0.0
 
 
-@dataclass
 class Ledger:
     """Which reasons held the run up, and for how long."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
-    _reason: Reason | None = None
-    _since_s: float | None = None
-    _rests: Mapping[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self._reason: Reason | None = None
+        self._since_s: float | None = None
+        self._rests: Mapping[str, float] = {}
 
     def account(self, now_s: float, reason: Reason | None, rests: Mapping[str, float]) -> None:
         """From now on it is this reason, or none, and these shares of the time are rested."""

@@ -8,7 +8,6 @@ with its worker is simply made again. What was not covered in the end is said, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from msgspec import structs
@@ -119,7 +118,7 @@ def stopped_since(sweep: Sweep, surveyed: Surveyed) -> Surveyed:
     if surveyed.stopped or not sweep.watch.stopping():
         return surveyed
     warning = _stopped(sweep, "before the purge: nothing was deleted")
-    return replace(surveyed, stopped=True, warnings=(*surveyed.warnings, warning))
+    return structs.replace(surveyed, stopped=True, warnings=(*surveyed.warnings, warning))
 
 
 def _require_walked(broken: dict[str, Broken], target: Target) -> None:
