@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from cleanup_job.journal import Entry, JournalError
 from cleanup_job.keyspace import slot_of
 from cleanup_job.model import KEYS_PER_BATCH, Batch
 from cleanup_job.pace import Pace
+from cleanup_job.prints import Prints
 from cleanup_job.recorder import Recorder
 from cleanup_job.routes import Router
 from cleanup_job.wire import Reply, WireLostError
@@ -43,43 +44,9 @@ DUMP_BYTES = 256 * 1024
 BACKLOG_BYTES = 16 << 20
 """Dumps that wait to be written, in one worker. More are not asked for before."""
 
-BYTES_COMPARED = 512 * 1024
-"""Of a batch of orphans, whose values are dumped once more to see that they did not change."""
-
 KEYS_AT_ONCE = (1, 50, KEYS_PER_BATCH)
 """Of a scattered batch: at least, at first, at most. What is in flight has to fit into memory, and
 how large values are is only known afterwards."""
-
-NOT_COMPARED = bytes(8)
-"""In place of a dump's checksum: there were too many bytes to dump them once more."""
-
-
-class Prints:
-    """Fingerprints of an orphan batch's keys as they were dumped, by key: see `purge.lua`.
-
-    Empty for a key that was gone.
-    """
-
-    def __init__(self) -> None:
-        self.by_key: dict[bytes, bytes] = {}
-        self._compared = 0
-
-    def add(
-        self, keys: Iterable[bytes], dumps: Iterable[bytes | None], expiries_ms: Iterable[int]
-    ) -> None:
-        """Remember how these keys are."""
-        for key, dump, expiry_ms in zip(keys, dumps, expiries_ms, strict=True):
-            self.by_key[key] = b"" if dump is None else self._print_of(dump, expiry_ms)
-
-    def compared(self, keys: Iterable[bytes]) -> list[bytes]:
-        """Those whose values can be dumped once more."""
-        return [key for key in keys if not self.by_key[key].startswith(NOT_COMPARED)]
-
-    def _print_of(self, dump: bytes, expiry_ms: int) -> bytes:
-        self._compared += len(dump)
-        # A dump ends with a CRC-64 of all of it.
-        checksum = dump[-8:] if self._compared <= BYTES_COMPARED else NOT_COMPARED
-        return b"%b%d" % (checksum, expiry_ms)
 
 
 class Ended(NamedTuple):
@@ -176,9 +143,24 @@ class Dumper:
     def _is_behind(self) -> bool:
         return self._recorder.backlog > BACKLOG_BYTES
 
-    def record(self, dumping: Dumping) -> None:
-        """Have a batch dumped and written; its `then` is called once."""
-        self._go_on(dumping)
+    def record(
+        self,
+        batch: Batch,
+        keys: Sequence[bytes],
+        families: Sequence[str],
+        prints: Prints,
+        then: Callable[[Ended], None],
+    ) -> None:
+        """Have a batch dumped and written.
+
+        Args:
+            batch: which.
+            keys: those of it that are to be dumped.
+            families: of each key, in step.
+            prints: to be filled, of orphans.
+            then: is told once how it ended.
+        """
+        self._go_on(Dumping(batch, keys, families, prints, then))
 
     def wait(self) -> None:
         """Take what servers and the disk have to say."""

@@ -30,24 +30,20 @@ its dump and its deletion spares it only if it changes the value or the expiry: 
 
 from __future__ import annotations
 
-import hashlib
-import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from importlib.resources import files
-from itertools import compress, repeat
+from itertools import compress
+from typing import TYPE_CHECKING
 
 import redis
 from msgspec import structs
 
-from cleanup_job import acl
-from cleanup_job import dump as dumps
+from cleanup_job import attempt as attempts
 from cleanup_job import wire as wires
-from cleanup_job.dump import Dumper, Dumping, Ended, Prints
+from cleanup_job.attempt import Attempt
 from cleanup_job.errors import CleanupJobError
 from cleanup_job.judge import is_as_judged, judge_heartbeat
-from cleanup_job.keyspace import Pattern, named_among, slot_of, widths_of
+from cleanup_job.keyspace import slot_of
 from cleanup_job.model import (
     ABSENT,
     HEARTBEAT,
@@ -61,16 +57,17 @@ from cleanup_job.model import (
     Problem,
     Pulse,
     PurgeTask,
-    Schema,
-    Server,
-    Target,
     printable,
 )
 from cleanup_job.pace import Pace
-from cleanup_job.recorder import Recorder
+from cleanup_job.prints import Prints
 from cleanup_job.remains import remains_of
 from cleanup_job.routes import Router
-from cleanup_job.wire import Reply, Wire, WireLostError
+from cleanup_job.wire import Reply, WireLostError
+
+if TYPE_CHECKING:
+    from cleanup_job.dump import Dumper, Ended
+    from cleanup_job.recorder import Recorder
 
 RENEW_AFTER_S = 1.0
 """A connection that was idle for longer is replaced: the server, or what lies between, may have
@@ -85,22 +82,13 @@ KEYS_OPEN_WITH_JOURNAL = 8_000
 """The same with a journal, for which most batches wait: enough for what a server dumps and deletes
 while a disk writes, and few enough that a stop does not concern many."""
 
-MOST_PROBES = 100
-"""How many slots of a server are tried until one is found that is not on its way elsewhere."""
-
 MOST_LOADS = 10
 """How often a batch has the script loaded anew. It goes right in front of the call, so that a flush
 only hits again if it comes while the rest of the call is still on its way: one time in three at
 the worst, with a flush after every batch and a busy machine."""
 
-_SCRIPT = (files(__package__) / "lua" / "purge.lua").read_bytes()
-_SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
-
 _DELETED, _CHANGED, _DIFFERENT = 1, 0, 3
 """How a reply of the script begins; else a key was touched."""
-
-_COMPARE = -1
-"""In place of an idle time: the script is to compare values."""
 
 _ANOTHER_TYPE = 1
 """Stands for the value of a heartbeat that is no string, as in the script's replies."""
@@ -115,70 +103,6 @@ _NOT_BEGUN = (
 )
 """Errors that are answered in place of a command, before any of it is done. Of these, redis-py
 strips the word that they begin with."""
-
-
-def preflight(target: Target, schema: Schema, min_idle_s: int, journal: bool = False) -> None:
-    """Make sure that the purge will be allowed to do all it does, before it does anything.
-
-    Does it, on each server, to keys of each family that cannot exist. `min_idle_s` is 0 unless
-    orphans are to be purged, which takes one right more; a `journal` takes two.
-
-    Raises:
-        ServerRefusedError: if a right is missing.
-        ServerUnavailableError: if the connection broke.
-    """
-    for server in target.servers:
-        if server.slots:
-            _rehearse(wires.borrow(server.endpoint), server, schema, min_idle_s, journal)
-
-
-def _rehearse(wire: Wire, server: Server, schema: Schema, min_idle_s: int, journal: bool) -> None:
-    """Send all that a purge sends. A command that is refused by itself is refused by name."""
-    slots = server.slot_set()
-    probe = _probe_here(wire, schema.heartbeat, slots)
-    heartbeat = schema.heartbeat.key_for(probe)
-    heartbeats = acl.key_rule(schema.heartbeat)
-    # What the script sends is sent by itself too, since some servers refuse a script without
-    # saying what for.
-    wire.ask("MGET", heartbeat, keys=heartbeats)
-    if server.node_id:
-        wire.ask("ASKING")
-        wire.ask("GET", heartbeat, keys=heartbeats)
-    wire.ask("TIME")
-    for pattern in schema.patterns:
-        key = pattern.example_for(_probe_here(wire, pattern, slots))
-        keys = acl.key_rule(pattern)
-        wire.ask("EXISTS", key, keys=keys)
-        wire.ask("UNLINK", key, keys=keys)
-        if min_idle_s:
-            wire.ask("OBJECT", "IDLETIME", key, keys=keys)
-            wire.ask("OBJECT", "REFCOUNT", key, keys=keys)
-        if journal:
-            wire.ask("DUMP", key, keys=keys)
-            wire.ask("PTTL", key, keys=keys)
-    batch = Batch((probe,), 1, (ABSENT,), keys=[[] for _ in schema.owned])
-    wire.ask("SCRIPT", "LOAD", _SCRIPT)
-    wire.ask(*_Attempt(batch, schema).words(), keys=heartbeats)
-    if journal:
-        wire.ask("SCRIPT", "LOAD", dumps.SCRIPT)
-        wire.ask("EVALSHA", dumps.SHA, "1", heartbeat, keys=heartbeats)
-
-
-def _probe_here(wire: Wire, pattern: Pattern, slots: frozenset[int]) -> bytes:
-    """An id whose key of this pattern is in a slot of the server's.
-
-    Not in one that is on its way to another server, which would have to be asked for a key that
-    is not here.
-    """
-    for _ in range(MOST_PROBES):
-        while slot_of(key := pattern.example_for(probe := _probe_id())) not in slots:
-            pass
-        replies: list[Reply] = []
-        wire.send("EXISTS", key, then=replies.append)
-        wire.drain()
-        if not isinstance(replies[0], redis.exceptions.AskError):
-            break
-    return probe
 
 
 def purge(task: PurgeTask, pulse: Pulse) -> Outcome:
@@ -266,152 +190,6 @@ _HEADLESS = CleanupJobError(
 )
 
 
-class _Attempt:
-    """One batch on its way: what is still in it, and what is known of its guards.
-
-    Attributes:
-        guards: the heartbeats' keys, in step with the batch's ids.
-        dropped: guards that changed; all keys that need one of them are out.
-        asked: the keys of the next call by family, the heartbeats last.
-        one_by_one: the script is to compare each heartbeat by itself: something changed, or
-            something has to be told apart.
-        prints: of orphans that were dumped, how they were then.
-        is_recorded: the journal has all of it.
-        is_compared: of a scattered batch, that its orphans did not change since.
-    """
-
-    def __init__(self, batch: Batch, schema: Schema) -> None:
-        self.batch = batch
-        self.schema = schema
-        self.guards = schema.heartbeat.keys_for(batch.guard_ids)
-        self.expected = list(batch.expected)
-        self.dropped: set[int] = set()
-        self.loads = 0
-        self.idle_is_known = False
-        self.one_by_one = len(self.guards) == 1 or any(
-            value == ABSENT or value[:1] == b"#" for value in self.expected
-        )
-        self.guard_places: Sequence[int] = range(len(self.guards))
-        self.asked: list[Sequence[bytes]] = [*batch.keys, self.guards[: batch.own_heartbeats]]
-        self.prints = Prints()
-        self.is_recorded = self.is_compared = False
-
-    @property
-    def is_empty(self) -> bool:
-        return not any(self.asked)
-
-    def words(self) -> list[bytes | str]:
-        """The call, as purge.lua documents it."""
-        guards, expected = self.guards, self.expected
-        if self.dropped:
-            guards = [guards[place] for place in self.guard_places]
-            expected = [expected[place] for place in self.guard_places]
-        *owned, heartbeats = self.asked
-        words: list[bytes | str] = ["EVALSHA", _SHA, str(len(guards) + sum(map(len, owned)))]
-        words += guards
-        for family in owned:
-            words += family
-        prints = self.prints.by_key
-        min_idle_s = _COMPARE if prints else self.batch.min_idle_s
-        numbers = (len(guards), len(heartbeats), min_idle_s, len(owned))
-        words += map(str, (*numbers, *map(len, owned)))
-        words += expected if self.one_by_one else [b"\0".join(expected)]
-        if prints:
-            words += [prints[key] for family in owned for key in family]
-        return words
-
-    def finished_ids(self) -> Collection[bytes]:
-        """The coordinators whose last keys go with this batch."""
-        ids = self.batch.guard_ids
-        if self.batch.is_of_orphans:
-            return {ids[needs[0]] for needs in self.needs()} - self.spared_ids()
-        own = ids[: self.batch.own_heartbeats]
-        if not self.dropped:
-            return own
-        return [name for place, name in enumerate(own) if place not in self.dropped]
-
-    def spared_ids(self) -> set[bytes]:
-        """The ids that changed, and those that keep a key because of them."""
-        if not self.dropped:
-            return set()
-        owners = {
-            needs[0]
-            for family in self._owned_needs
-            for needs in family
-            if not self.dropped.isdisjoint(needs)
-        }
-        return {self.batch.guard_ids[place] for place in self.dropped | owners}
-
-    @property
-    def size(self) -> int:
-        """How many keys the next call has."""
-        return sum(map(len, self.asked))
-
-    def keys(self) -> list[bytes]:
-        """All keys of the next call."""
-        return [key for family in self.asked for key in family]
-
-    def family_of_each(self, families: Sequence[str]) -> Iterator[str]:
-        """In step with `keys`: to which family each belongs."""
-        for name, asked in zip(families, self.asked, strict=True):
-            yield from repeat(name, len(asked))
-
-    def needs(self) -> list[tuple[int, ...]]:
-        """In step with `keys`: the guards that each needs, first of them its coordinator's."""
-        of_owned = [
-            needs
-            for family in self._owned_needs
-            for needs in family
-            if self.dropped.isdisjoint(needs)
-        ]
-        own = range(self.batch.own_heartbeats)
-        return [*of_owned, *((place,) for place in own if place not in self.dropped)]
-
-    @cached_property
-    def _owned_needs(self) -> list[list[tuple[int, ...]]]:
-        """In step with the batch's keys: the guards that each can be read as naming.
-
-        The first of them is its coordinator's. A batch that goes through at once never needs to
-        know.
-        """
-        places = {name: place for place, name in enumerate(self.batch.guard_ids)}
-        widths = widths_of(places)
-        orphaned = self.batch.is_of_orphans
-        return [
-            [
-                tuple(
-                    places[name]
-                    for name in named_among(pattern, key, places, widths, orphaned=orphaned)
-                )
-                for key in keys
-            ]
-            for (_, pattern), keys in zip(self.schema.owned, self.batch.keys, strict=True)
-        ]
-
-    def drop_touched(self, places: Iterable[int]) -> None:
-        """An orphan of which one key was touched keeps all of them; `places` are of `keys`."""
-        needs = self.needs()
-        self.drop({needs[place][0] for place in places})
-
-    def drop(self, places: Iterable[int]) -> None:
-        """Take out all keys that need one of these guards."""
-        self.dropped.update(places)
-        self.one_by_one = True
-        self.guard_places = [i for i in self.guard_places if i not in self.dropped]
-        owned = [
-            [key for key, needs in zip(keys, family, strict=True) if self.dropped.isdisjoint(needs)]
-            for keys, family in zip(self.batch.keys, self._owned_needs, strict=True)
-        ]
-        own = range(self.batch.own_heartbeats)
-        self.asked = [*owned, [self.guards[i] for i in own if i not in self.dropped]]
-
-    def expire(self, places: Iterable[int]) -> None:
-        """These heartbeats are gone: their coordinators are as dead as before."""
-        for place in places:
-            self.expected[place] = ABSENT
-            self.one_by_one = True
-
-
 class _Purge:
     """The state of one task.
 
@@ -446,6 +224,10 @@ class _Purge:
         self.recorder: Recorder | None = None
         self.dumper: Dumper | None = None
         if task.journal:
+            # Only who keeps a journal waits for its import.
+            from cleanup_job.dump import Dumper
+            from cleanup_job.recorder import Recorder
+
             self.recorder = Recorder(task.journal)
             self.dumper = Dumper(self.router, self.recorder, task.max_block_ms, self.most_open)
             self.most_open = KEYS_OPEN_WITH_JOURNAL * servers
@@ -460,7 +242,7 @@ class _Purge:
                 if self.pulse.must_rest():
                     break
                 self.pulse.takes(batch.size)
-                self._begin(_Attempt(batch, self.task.schema))
+                self._begin(Attempt(batch, self.task.schema))
                 batch = next(upcoming, None)
             if self.open:
                 self.dumper.wait() if self.dumper else self.router.wait()
@@ -497,12 +279,12 @@ class _Purge:
             return False
         return not self.open or self.keys_open <= self.most_open
 
-    def _begin(self, attempt: _Attempt) -> None:
+    def _begin(self, attempt: Attempt) -> None:
         self.open += 1
         self.keys_open += attempt.batch.size
         self._advance(attempt)
 
-    def _advance(self, attempt: _Attempt) -> None:
+    def _advance(self, attempt: Attempt) -> None:
         """Do what comes next for a batch, with what is still in it."""
         scattered = attempt.batch.slot is None
         if attempt.is_empty:
@@ -516,7 +298,7 @@ class _Purge:
                 attempt.batch.slot or 0,
                 tuple(attempt.words()),
                 then=lambda reply: self._digest(attempt, reply),
-                first=("SCRIPT", "LOAD", _SCRIPT) if attempt.loads else (),
+                first=("SCRIPT", "LOAD", attempts.SCRIPT) if attempt.loads else (),
             )
         elif self.dumper is not None and attempt.prints.by_key and not attempt.is_compared:
             self._compare(attempt, self.dumper)
@@ -525,7 +307,7 @@ class _Purge:
 
     # -- into the journal, before anything is deleted -------------------------------------------
 
-    def _record(self, attempt: _Attempt, dumper: Dumper) -> None:
+    def _record(self, attempt: Attempt, dumper: Dumper) -> None:
         """Have the journal take what is still in a batch, and go on with it then."""
         prints = attempt.prints
         keys, families = attempt.keys(), [*attempt.family_of_each(self.families)]
@@ -534,16 +316,14 @@ class _Purge:
             left = [key not in prints.by_key for key in keys]
             keys, families = [*compress(keys, left)], [*compress(families, left)]
         dumper.record(
-            Dumping(
-                attempt.batch,
-                keys,
-                families,
-                prints,
-                lambda ended: self._take_recorded(attempt, ended),
-            )
+            attempt.batch,
+            keys,
+            families,
+            prints,
+            lambda ended: self._take_recorded(attempt, ended),
         )
 
-    def _take_recorded(self, attempt: _Attempt, ended: Ended) -> None:
+    def _take_recorded(self, attempt: Attempt, ended: Ended) -> None:
         error = ended.error
         if isinstance(error, redis.exceptions.TryAgainError) and attempt.batch.can_be_split:
             self._split(attempt)
@@ -562,7 +342,7 @@ class _Purge:
             attempt.is_recorded = True
             self._advance(attempt)
 
-    def _compare(self, attempt: _Attempt, dumper: Dumper) -> None:
+    def _compare(self, attempt: Attempt, dumper: Dumper) -> None:
         """Take out the orphans of a scattered batch that changed since they were dumped."""
         keys = attempt.prints.compared(attempt.keys())
 
@@ -585,7 +365,7 @@ class _Purge:
 
     # -- in one slot: the script decides and deletes -------------------------------------------
 
-    def _digest(self, attempt: _Attempt, reply: Reply) -> None:
+    def _digest(self, attempt: Attempt, reply: Reply) -> None:
         if isinstance(reply, redis.exceptions.NoScriptError) and attempt.loads < MOST_LOADS:
             # Nothing ran. Somebody flushed the scripts, or this server is a new one.
             attempt.loads += 1
@@ -615,7 +395,7 @@ class _Purge:
             attempt.drop_touched([place - 1 for place in reply[1:]])
             self._advance(attempt)
 
-    def _split(self, attempt: _Attempt) -> None:
+    def _split(self, attempt: Attempt) -> None:
         """Heartbeats of a slot that is half here and half there go one by one."""
         batch = attempt.batch
         self.open -= 1
@@ -624,13 +404,13 @@ class _Purge:
             alone = structs.replace(
                 batch, guard_ids=(name,), expected=(expected,), own_heartbeats=1
             )
-            one = _Attempt(alone, self.task.schema)
+            one = Attempt(alone, self.task.schema)
             one.is_recorded = attempt.is_recorded
             self._begin(one)
 
     def _take_changes(
         self,
-        attempt: _Attempt,
+        attempt: Attempt,
         gone: Iterable[int],
         changed: Mapping[int, bytes | int],
         now_ms: int,
@@ -652,7 +432,7 @@ class _Purge:
 
     # -- scattered: read the idle times and the guards, then delete ---------------------------
 
-    def _read_idle(self, attempt: _Attempt) -> None:
+    def _read_idle(self, attempt: Attempt) -> None:
         keys = attempt.keys()
         idle_s: list[Reply] = []
 
@@ -677,7 +457,7 @@ class _Purge:
 
         self.router.each("OBJECT IDLETIME", keys, ask_references, reads=True)
 
-    def _read_guards(self, attempt: _Attempt) -> None:
+    def _read_guards(self, attempt: Attempt) -> None:
         places = list(attempt.guard_places)
         keys = [attempt.guards[place] for place in places]
 
@@ -704,7 +484,7 @@ class _Purge:
 
         self.router.each("GET", keys, take, reads=True)
 
-    def _judge_changes(self, attempt: _Attempt, changed: dict[int, bytes | int]) -> None:
+    def _judge_changes(self, attempt: Attempt, changed: dict[int, bytes | int]) -> None:
         """Take the changed ones out, by the clock of a server that has one of them."""
 
         def take(reply: Reply) -> None:
@@ -718,7 +498,7 @@ class _Purge:
         slot = slot_of(attempt.guards[next(iter(changed))])
         self.router.send(slot, ("TIME",), then=take, reads=True)
 
-    def _delete(self, attempt: _Attempt) -> None:
+    def _delete(self, attempt: Attempt) -> None:
         keys = attempt.keys()
 
         def take(replies: list[Reply]) -> None:
@@ -735,7 +515,7 @@ class _Purge:
 
     def _look_at(
         self,
-        attempt: _Attempt,
+        attempt: Attempt,
         keys: Sequence[bytes],
         replies: Sequence[Reply],
         unclear: Sequence[int],
@@ -756,7 +536,7 @@ class _Purge:
 
     # -- what became of it -----------------------------------------------------------------------
 
-    def _settle(self, attempt: _Attempt, deleted: Sequence[int]) -> None:
+    def _settle(self, attempt: Attempt, deleted: Sequence[int]) -> None:
         """Count a batch whose call went through; `deleted` by family."""
         for name, asked, done in zip(
             self.families, attempt.asked, deleted or [0] * len(attempt.asked), strict=True
@@ -768,7 +548,7 @@ class _Purge:
         self._finish(attempt)
         self._close(attempt)
 
-    def _settle_each(self, attempt: _Attempt, became: Sequence[str]) -> None:
+    def _settle_each(self, attempt: Attempt, became: Sequence[str]) -> None:
         """Count a batch key by key, each with its outcome."""
         needs = attempt.needs()
         ids = attempt.batch.guard_ids
@@ -784,7 +564,7 @@ class _Purge:
         self._finish(attempt, left)
         self._close(attempt)
 
-    def _finish(self, attempt: _Attempt, left: Collection[bytes] = ()) -> None:
+    def _finish(self, attempt: Attempt, left: Collection[bytes] = ()) -> None:
         """Count those whose last keys went, but for `left`, of which something is still there."""
         finished = attempt.finished_ids()
         if attempt.batch.is_of_orphans:
@@ -795,14 +575,14 @@ class _Purge:
         else:
             self.purged += finished
 
-    def _take_error(self, attempt: _Attempt, command: str, reply: Exception) -> None:
+    def _take_error(self, attempt: Attempt, command: str, reply: Exception) -> None:
         """A call without a good reply: it did nothing, or it has to be found out."""
         if not _did_nothing(reply):
             self._look_again(attempt, self._error(command, reply))
         else:
             self._leave_open(attempt, command, reply)
 
-    def _look_again(self, attempt: _Attempt, error: CleanupJobError) -> None:
+    def _look_again(self, attempt: Attempt, error: CleanupJobError) -> None:
         """See what is still there of a batch of which it is not clear what became."""
         keys = attempt.keys()
 
@@ -832,7 +612,7 @@ class _Purge:
         if any(isinstance(reply, CleanupJobError) for reply in looks):
             self.hopeless = True
 
-    def _leave_open(self, attempt: _Attempt, command: str, reply: Exception) -> None:
+    def _leave_open(self, attempt: Attempt, command: str, reply: Exception) -> None:
         """Count a batch that was begun and of which nothing was deleted."""
         keys = attempt.keys()
         self._give_up_if_lost([reply])
@@ -847,7 +627,7 @@ class _Purge:
     def _fail(self, keys: Iterable[bytes], error: CleanupJobError) -> None:
         self.failures.setdefault((error.code, str(error)), []).extend(keys)
 
-    def _close(self, attempt: _Attempt) -> None:
+    def _close(self, attempt: Attempt) -> None:
         """Count what had left the batch before its last call: spared."""
         batch = attempt.batch
         for name, keys, asked in zip(self.families, batch.keys, attempt.asked, strict=False):
@@ -862,7 +642,7 @@ class _Purge:
         """Account for what is not there any more of a lost task; return the rest of it."""
         there: set[bytes] = set()
         for batch in self.upcoming():
-            attempt = _Attempt(batch, self.task.schema)
+            attempt = Attempt(batch, self.task.schema)
             keys = attempt.keys()
             looks = self._look_now(keys)
             there.update(compress(keys, (reply == 1 for reply in looks)))
@@ -884,7 +664,7 @@ class _Purge:
         self._give_up_if_lost(looks)
         return looks
 
-    def _take_looks(self, attempt: _Attempt, keys: Sequence[bytes], looks: Sequence[Reply]) -> None:
+    def _take_looks(self, attempt: Attempt, keys: Sequence[bytes], looks: Sequence[Reply]) -> None:
         """Count what is not there, and what nobody can say of, as unknown.
 
         Where it is not there, nothing is left for the next run to find, and the heartbeat may go
@@ -909,7 +689,7 @@ class _Purge:
         for name, keys in zip(self.families, batch.keys, strict=False):
             self._count(name, failed=len(keys))
         self._count(HEARTBEAT, failed=batch.own_heartbeats)
-        attempt = _Attempt(batch, self.task.schema)
+        attempt = Attempt(batch, self.task.schema)
         if error is None:
             self.not_attempted += batch.size
         else:
@@ -953,7 +733,3 @@ def _did_nothing(reply: Exception) -> bool:
     if isinstance(reply, CleanupJobError):
         return not isinstance(reply, WireLostError)  # then it was never sent
     return isinstance(reply, _NOT_BEGUN) or str(reply).startswith(("BUSY", "LOADING"))
-
-
-def _probe_id() -> bytes:
-    return b"cleanup-job-probe-" + uuid.uuid4().hex.encode()

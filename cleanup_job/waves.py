@@ -28,7 +28,8 @@ from cleanup_job.model import (
 from cleanup_job.outcomes import all_spared, all_unsettled, is_hopeless, is_unrecorded
 from cleanup_job.plan import Plan, hold_back
 from cleanup_job.pool import Pool, deaths_of, map_again
-from cleanup_job.purge import leave, look_at_lost, preflight, purge, spare
+from cleanup_job.purge import leave, look_at_lost, purge, spare
+from cleanup_job.rehearsal import preflight
 from cleanup_job.sweep import Surveyed, Sweep
 from cleanup_job.watch import RunWatch
 

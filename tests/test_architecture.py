@@ -13,11 +13,12 @@ PACKAGE = Path(cleanup_job.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 PURE = {
-    "errors", "keyspace", "pace", "throttle", "cursors", "model", "acl", "judge", "plan", "brakes",
-    "remains", "outcomes",
+    "errors", "keyspace", "pace", "prints", "throttle", "cursors", "model", "acl", "judge", "plan",
+    "brakes", "remains", "outcomes",
 }  # fmt: skip
 STAGES = {
-    "topology", "survey", "plan", "plan_file", "purge", "restore", "pool", "report", "watch"
+    "topology", "survey", "plan", "plan_file", "rehearsal", "purge", "restore", "pool", "report",
+    "watch",
 }  # fmt: skip
 COMPOSERS = {
     "observer", "clock", "run_journal", "sweep", "costs", "walks", "waves", "planned", "remarks",
@@ -28,11 +29,11 @@ COMPOSERS = {
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
 LAYERS = [
-    {"errors", "keyspace", "pace", "throttle", "whole_file"},
+    {"errors", "keyspace", "pace", "prints", "throttle", "whole_file"},
     {"cursors", "pulse"},
     {"model"},
     {"acl", "tls", "brakes", "journal"},
-    {"judge", "outcomes", "remains", "wire", "yaml_file", "recorder"},
+    {"attempt", "judge", "outcomes", "remains", "wire", "yaml_file", "recorder"},
     {"config"},
     {"routes", "embedded", "processes", "gauge"},
     {"lease", "dump"},

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import redis
 
+from cleanup_job import attempt as attempts
 from cleanup_job import dump as dumps
 from cleanup_job import purge as purges
 from cleanup_job import waves
@@ -223,7 +224,7 @@ class AtDelete:
         self.seen = 0
 
     def __call__(self, data: bytes) -> str:
-        if purges._SHA.encode() in data:
+        if attempts.SHA.encode() in data:
             self.seen += 1
             if self.seen == 2:
                 self.action()

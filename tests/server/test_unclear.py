@@ -107,13 +107,13 @@ def test_a_script_that_fails_in_the_middle_is_told(
     """The script breaks after its first UNLINK: heartbeats, which go last, are all there."""
     import hashlib
 
-    from cleanup_job import purge
+    from cleanup_job import attempt
 
     write_many(client, 500)
-    broken = purge._SCRIPT.replace(b"from = from + count", b"from = from + count; error('broken')")
-    assert broken != purge._SCRIPT
-    monkeypatch.setattr(purge, "_SCRIPT", broken)
-    monkeypatch.setattr(purge, "_SHA", hashlib.sha1(broken).hexdigest())
+    broken = attempt.SCRIPT.replace(b"from = from + count", b"from = from + count; error('broken')")
+    assert broken != attempt.SCRIPT
+    monkeypatch.setattr(attempt, "SCRIPT", broken)
+    monkeypatch.setattr(attempt, "SHA", hashlib.sha1(broken).hexdigest())
     monkeypatch.setattr("cleanup_job.waves.preflight", lambda *_: None)
     report = sweep(server, engine="serial")
     assert report.status == "partial"
