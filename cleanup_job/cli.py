@@ -7,23 +7,29 @@ imports are made by the command that needs them, so that `--help` and `check` an
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import gc
-import io
 import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cleanup_job import __version__
-from cleanup_job.errors import CleanupJobError, ConfigError
-from cleanup_job.whole_file import replacing
+from cleanup_job.errors import CleanupJobError
+from cleanup_job.files import require_file, require_plan, require_writable, write_whole
+from cleanup_job.stop_signals import StopSignals
+from cleanup_job.streams import (
+    drop,
+    flush_messages,
+    open_closed_streams,
+    put,
+    put_report,
+    say,
+)
 
 if TYPE_CHECKING:
     from cleanup_job.config import Config
@@ -108,101 +114,26 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The `cleanup-job` command."""
-    _open_closed_streams()
+    open_closed_streams()
     try:
         arguments = _parser().parse_args(argv)
         code = arguments.command(arguments)
         sys.stdout.flush()
     except CleanupJobError as error:
-        _say(f"cleanup-job: {error}")
+        say(f"cleanup-job: {error}")
         code = error.exit_code
     except BrokenPipeError:
         # Whoever read our output has gone.
-        _drop(sys.stdout)
+        drop(sys.stdout)
         code = EXIT_PARTIAL
     except MemoryError:
         # In a phase, the job knows more; this is before the first, or behind the last of them.
-        _say("cleanup-job: out of memory, so there is no report; run again with more of it")
+        say("cleanup-job: out of memory, so there is no report; run again with more of it")
         code = EXIT_PARTIAL
     except KeyboardInterrupt as stop:
         code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
-    _flush_messages()
+    flush_messages()
     sys.exit(code)
-
-
-def _flush_messages() -> None:
-    """Lose what nobody can read any more, such as a bar for a terminal that is gone."""
-    try:
-        sys.stderr.flush()
-    except OSError:
-        _drop(sys.stderr)
-
-
-_closed: set[str] = set()
-"""Which of our streams the caller closed."""
-
-
-def _open_closed_streams() -> None:
-    """A stream that the caller closed takes what is written to it, and drops it.
-
-    Python has None in its place. It is opened first of all, since the next file or socket to be
-    opened would get its number, and somebody's words would end in it.
-    """
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            _closed.add(name)
-            null = os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, os.fdopen(null, "r" if name == "stdin" else "w"))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A report must not fail, after the work is done, on a terminal that has no arrow.
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _drop(stream: TextIO) -> None:
-    """Point a stream away, so that the interpreter's own flush at exit does not fail again.
-
-    That would end the process with Python's code for it, 120, in place of ours.
-    """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _put(text: str | bytes) -> None:
-    """Data to stdout; bytes go there as they are, whatever the terminal's encoding.
-
-    Raises:
-        ConfigError: if there is no room for it.
-    """
-    try:
-        if isinstance(text, str):
-            sys.stdout.write(text)
-        else:
-            sys.stdout.flush()
-            sys.stdout.buffer.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop(sys.stdout)
-        raise ConfigError(f"the output can't be written: {error.strerror}") from error
-
-
-def _put_report(text: str | bytes) -> None:
-    """The report to stdout, or to stderr if that fails: what was done can be told only once.
-
-    Raises:
-        ConfigError: if there was no room for it on stdout.
-        BrokenPipeError: if nobody reads stdout.
-    """
-    as_text = text.decode() if isinstance(text, bytes) else text
-    try:
-        if "stdout" in _closed:
-            _say(f"cleanup-job: stdout is closed; the report:\n{as_text}")
-        else:
-            _put(text)
-    except (BrokenPipeError, ConfigError):
-        _say(f"cleanup-job: stdout takes no more; the report:\n{as_text}")
-        raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -456,10 +387,10 @@ def _run(arguments: argparse.Namespace) -> int:
     config = _load(arguments)
     _check_run(arguments)
     if arguments.profile:
-        _require_file(Path(arguments.profile))
+        require_file(Path(arguments.profile))
     if arguments.plan:
-        _require_plan(arguments)
-    stop = _StopSignals()
+        require_plan(arguments)
+    stop = StopSignals()
     with stop:
         report = _sweep(
             config,
@@ -476,7 +407,7 @@ def _run(arguments: argparse.Namespace) -> int:
     _publish(report, arguments.json)
     if report.status == "refused":
         for problem in report.errors:
-            _say(f"cleanup-job: refused, nothing was deleted: {problem.message}")
+            say(f"cleanup-job: refused, nothing was deleted: {problem.message}")
     if arguments.plan and _plan_is_missing(report):
         return EXIT_USAGE
     return _exit_code(report, stop.received)
@@ -485,12 +416,12 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check_run(arguments: argparse.Namespace) -> None:
     """What can be said of the command line before anything is done."""
     if arguments.url and _password_in(arguments.url):
-        _say(
+        say(
             "cleanup-job: warning: a password in --url can be seen in the process list; "
             "use REDIS_PASSWORD or REDIS_URL"
         )
     if arguments.json and arguments.json != "-":
-        _require_writable(Path(arguments.json))
+        require_writable(Path(arguments.json))
 
 
 def _load(arguments: argparse.Namespace) -> Config:
@@ -507,7 +438,7 @@ def _sweep(
     config: Config,
     dry_run: bool,
     show: int,
-    stop: _StopSignals,
+    stop: StopSignals,
     profile: str | None = None,
     plan_path: str | None = None,
     journal: str | None = None,
@@ -523,7 +454,7 @@ def _sweep(
         config,
         dry_run=dry_run,
         show=show,
-        observer=Bars(lambda: stop.name, _say, asks=asks),
+        observer=Bars(lambda: stop.name, say, asks=asks),
         profile=profile,
         plan_path=plan_path,
         journal=journal,
@@ -547,7 +478,7 @@ def _profiled(sweep: Callable[[], Report], path: str) -> Report:
         try:
             profiler.dump_stats(path)
         except OSError as error:
-            _say(f"cleanup-job: warning: --profile: {path} can't be written ({error.strerror})")
+            say(f"cleanup-job: warning: --profile: {path} can't be written ({error.strerror})")
 
 
 def _publish(report: Report, json_path: str | None) -> None:
@@ -559,11 +490,11 @@ def _publish(report: Report, json_path: str | None) -> None:
 
 def _publish_as(text: str, json: bytes, json_path: str | None) -> None:
     if json_path == "-":
-        _put_report(json)
+        put_report(json)
         return
     if json_path:
-        _write_whole(Path(json_path), json)
-    _put_report(text)
+        write_whole(Path(json_path), json)
+    put_report(text)
 
 
 def _tell_of_plan(report: Report) -> None:
@@ -572,14 +503,14 @@ def _tell_of_plan(report: Report) -> None:
 
     plan = report.plan
     if plan is not None:
-        _say(
+        say(
             f"plan written to {plan.file} ({plan.coordinators:,} coordinators, {plan.keys:,} "
             f"keys); execute it with: cleanup-job run --plan {shlex.quote(plan.file)}, and the "
             "same settings"
         )
     for warning in report.warnings:
         if warning.code in (NOT_WRITTEN, UNFINISHED):
-            _say(f"cleanup-job: {warning.message}")
+            say(f"cleanup-job: {warning.message}")
 
 
 def _plan_is_missing(report: Report) -> bool:
@@ -603,14 +534,14 @@ def _restore(arguments: argparse.Namespace) -> int:
 
     config = _load(arguments)
     _check_run(arguments)
-    stop = _StopSignals()
+    stop = StopSignals()
     with stop:
         report = restore(
             config,
             arguments.file,
             only=None if arguments.only is None else os.fsencode(arguments.only),
             dry_run=arguments.dry_run,
-            observer=Bars(lambda: stop.name, _say),
+            observer=Bars(lambda: stop.name, say),
         )
     _publish_as(to_text(report), to_json(report), arguments.json)
     return _exit_code(report, stop.received)
@@ -620,7 +551,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from cleanup_job import demo
 
     # The servers are to be ended whatever comes, a closed terminal too.
-    stop = _StopSignals(signal.SIGHUP, patient=True)
+    stop = StopSignals(signal.SIGHUP, patient=True)
 
     def sweep(config: Config) -> Report:
         with stop.at_once():
@@ -631,7 +562,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             arguments.coordinators,
             keep=arguments.keep,
             sweep=sweep,
-            say=lambda text: _put(text + "\n"),
+            say=lambda text: put(text + "\n"),
             stopping=lambda: bool(stop.received),
             clustered=arguments.cluster,
         )
@@ -657,75 +588,25 @@ def _acl(arguments: argparse.Namespace) -> int:
         restores=arguments.restore,
     )
     command = acl.set_user(arguments.user, loaded.schema(), use)
-    _put(command + "\n")
+    put(command + "\n")
     for line in acl.explain(loaded.schema(), use):
-        _say(line)
+        say(line)
     return EXIT_COMPLETE
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from cleanup_job import config
 
-    _put(config.effective_yaml(config.load(arguments.file)))
-    _say(f"{arguments.file}: good")
+    put(config.effective_yaml(config.load(arguments.file)))
+    say(f"{arguments.file}: good")
     return EXIT_COMPLETE
 
 
 def _schema(_: argparse.Namespace) -> int:
     from cleanup_job import config
 
-    _put(config.json_schema())
+    put(config.json_schema())
     return EXIT_COMPLETE
-
-
-class _StopSignals:
-    """Turns the first SIGINT or SIGTERM into a wish to stop, and the second into an end at once.
-
-    A patient one has the second do nothing, but inside of `at_once`: what is to be cleaned up
-    must not be interrupted.
-
-    Attributes:
-        received: the signal's number, or 0.
-    """
-
-    def __init__(self, *others: int, patient: bool = False) -> None:
-        self.received = 0
-        self._others = others
-        self._patient = patient
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM, *self._others):
-            # One that is ignored, as SIGHUP is under nohup, stays ignored.
-            if number not in self._others or signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._take)
-        return self
-
-    @property
-    def name(self) -> str:
-        """The signal's name, or nothing."""
-        return signal.Signals(self.received).name if self.received else ""
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Meanwhile a second signal ends everything."""
-        before, self._patient = self._patient, False
-        try:
-            yield
-        finally:
-            self._patient = before
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _take(self, number: int, _: FrameType | None) -> None:
-        if self.received and self._patient:
-            return
-        if self.received:
-            raise KeyboardInterrupt(number)
-        self.received = number
-        _say("cleanup-job: stopping when the batches in flight are through; again to stop at once")
 
 
 def _count(text: str) -> int:
@@ -738,61 +619,3 @@ def _password_in(url: str) -> bool:
     from cleanup_job.config import parse_url
 
     return parse_url(url).endpoint.password is not None
-
-
-def _require_writable(path: Path) -> None:
-    """Find out before the run that its report can't be written, not after it."""
-    special = path.exists() and not path.is_file()
-    if path.is_dir() or not os.access(path if special else path.resolve().parent, os.W_OK):
-        raise ConfigError(f"--json: {path} can't be written; name a file in a folder that can be")
-
-
-def _require_plan(arguments: argparse.Namespace) -> None:
-    """Find out before the run that its plan would replace something else, or be replaced."""
-    from cleanup_job import plan_file
-
-    path = Path(arguments.plan)
-    for name in ("json", "profile", "journal", "config"):
-        other = getattr(arguments, name, None)
-        if other and Path(other).resolve() == path.resolve():
-            raise ConfigError(f"--plan: {path} is the file of --{name} too; name another one")
-    if arguments.dry_run:
-        plan_file.require_writable(path)
-
-
-def _require_file(path: Path) -> None:
-    """The same for a profile, which is written in place, with others beside it."""
-    there = path.exists()
-    if str(path) == "-" or (there and not path.is_file()):
-        raise ConfigError(f"--profile: {path} is no file; name one, such as sweep.prof")
-    if not os.access(path.resolve().parent, os.W_OK) or (there and not os.access(path, os.W_OK)):
-        raise ConfigError(
-            f"--profile: {path} can't be written; name a file in a folder that can be"
-        )
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write the report; if that can't be, it goes to stdout, so that it is not lost."""
-    try:
-        with replacing(path) as file:
-            file.write(content)
-    except OSError as error:
-        _put_report(content)
-        raise ConfigError(
-            f"--json: {path} can't be written ({error.strerror}); the report is on stdout"
-        ) from error
-
-
-def _say(text: str) -> None:
-    """A message for people. Where nobody listens any more it is lost, and nothing else is.
-
-    It is also called by a signal's handler, anywhere in the middle of anything: an error raised
-    there would be taken for one of what was interrupted.
-    """
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except OSError:
-        with contextlib.suppress(OSError):
-            _drop(sys.stderr)
-    except RuntimeError:
-        pass  # the handler came in the middle of another message

@@ -32,7 +32,7 @@ LAYERS = [
     {"errors", "keyspace", "pace", "prints", "throttle", "whole_file"},
     {"cursors", "pulse"},
     {"model"},
-    {"acl", "tls", "brakes", "journal"},
+    {"acl", "tls", "brakes", "journal", "streams"},
     {"attempt", "judge", "outcomes", "remains", "wire", "yaml_file", "recorder"},
     {"config"},
     {"routes", "embedded", "processes", "gauge"},
@@ -45,7 +45,7 @@ LAYERS = [
     {"costs", "walks", "waves", "planned", "remarks"},
     {"account"},
     {"job", "progress", "undo"},
-    {"demo"},
+    {"demo", "files", "stop_signals"},
     {"cli"},
     {"__main__", "__init__"},
 ]

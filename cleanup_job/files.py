@@ -1,0 +1,54 @@
+"""The files that the command writes: if they can be, before the run; the report, behind it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from cleanup_job.errors import ConfigError
+from cleanup_job.streams import put_report
+from cleanup_job.whole_file import replacing
+
+
+def require_writable(path: Path) -> None:
+    """Find out before the run that its report can't be written, not after it."""
+    special = path.exists() and not path.is_file()
+    if path.is_dir() or not os.access(path if special else path.resolve().parent, os.W_OK):
+        raise ConfigError(f"--json: {path} can't be written; name a file in a folder that can be")
+
+
+def require_plan(arguments: argparse.Namespace) -> None:
+    """Find out before the run that its plan would replace something else, or be replaced."""
+    from cleanup_job import plan_file
+
+    path = Path(arguments.plan)
+    for name in ("json", "profile", "journal", "config"):
+        other = getattr(arguments, name, None)
+        if other and Path(other).resolve() == path.resolve():
+            raise ConfigError(f"--plan: {path} is the file of --{name} too; name another one")
+    if arguments.dry_run:
+        plan_file.require_writable(path)
+
+
+def require_file(path: Path) -> None:
+    """The same for a profile, which is written in place, with others beside it."""
+    there = path.exists()
+    if str(path) == "-" or (there and not path.is_file()):
+        raise ConfigError(f"--profile: {path} is no file; name one, such as sweep.prof")
+    if not os.access(path.resolve().parent, os.W_OK) or (there and not os.access(path, os.W_OK)):
+        raise ConfigError(
+            f"--profile: {path} can't be written; name a file in a folder that can be"
+        )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write the report; if that can't be, it goes to stdout, so that it is not lost."""
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        put_report(content)
+        raise ConfigError(
+            f"--json: {path} can't be written ({error.strerror}); the report is on stdout"
+        ) from error
