@@ -24,7 +24,7 @@ SHORTER: dict[str, float] = {
     "cleanup_job.plan.KEYS_PER_BATCH": 60,
     "cleanup_job.purge.KEYS_PER_BATCH": 60,
     "cleanup_job.purge.KEYS_IN_FLIGHT": 80,
-    "cleanup_job.job.KEYS_PER_TASK": 200,
+    "cleanup_job.waves.KEYS_PER_TASK": 200,
 }
 """Constants of the tool that are other ones here: seconds, and numbers of keys."""
 
