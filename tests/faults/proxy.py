@@ -26,10 +26,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cleanup_job.acl import LEASE_PREFIX
+
 CHUNK = 1 << 16
 
 SETTLE_S = 5.0
 """How long connections may take to end when the tool has ended. What is open then is aborted."""
+
+LEASE_SCRIPT = b"-- lease.lua:"
+"""How the lease's script begins."""
 
 PROBE = b"cleanup-job-probe-"
 """Keys of the rehearsal have it in their names."""
@@ -55,6 +60,10 @@ class Request:
     @property
     def is_rehearsed(self) -> bool:
         return any(PROBE in word for word in self.words[1:4])
+
+    @property
+    def is_of_lease(self) -> bool:
+        return any(word.startswith((LEASE_PREFIX, LEASE_SCRIPT)) for word in self.words[1:4])
 
 
 @dataclass

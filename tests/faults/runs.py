@@ -23,7 +23,14 @@ SHORTER: dict[str, float] = {
     "cleanup_job.survey.PAGE": 120,
     "cleanup_job.plan.KEYS_PER_BATCH": 60,
     "cleanup_job.purge.KEYS_PER_BATCH": 60,
+    "cleanup_job.dump.KEYS_PER_BATCH": 60,
+    "cleanup_job.remains.KEYS_PER_BATCH": 60,
     "cleanup_job.purge.KEYS_IN_FLIGHT": 80,
+    "cleanup_job.purge.KEYS_OPEN_WITH_JOURNAL": 200,
+    "cleanup_job.lease.REPLY_TIMEOUT_S": 1.0,
+    "cleanup_job.lease.RENEW_S": 0.05,
+    "cleanup_job.lease.RETRY_S": 0.05,
+    "cleanup_job.restore.KEYS_PER_GROUP": 40,
     "cleanup_job.waves.KEYS_PER_TASK": 200,
 }
 """Constants of the tool that are other ones here: seconds, and numbers of keys."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-PHASES = ("survey", "between", "purge", "any")
+PHASES = ("lease", "survey", "between", "purge", "any")
 
 HEAD = ("fault", "topology", *PHASES, "live keys lost", "wrong counts", "next run failed", "hung",
         "odd exits", "exit codes")  # fmt: skip

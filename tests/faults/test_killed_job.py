@@ -101,7 +101,8 @@ def test_no_delete_comes_later_than_one_batch(
 
 
 def is_delete(request: Request) -> bool:
-    return request.command in ("EVALSHA", "UNLINK") and not request.is_rehearsed
+    is_of_purge = not (request.is_rehearsed or request.is_of_lease)
+    return request.command in ("EVALSHA", "UNLINK") and is_of_purge
 
 
 def keys_of(request: Request) -> list[bytes]:
