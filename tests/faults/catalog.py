@@ -3,10 +3,6 @@
 To add one, write what happens at the moment as a function of the scene and the link that was
 struck, and give it an entry. What it changes on a server it sets back by `scene.after`. What it
 changes for the coordinators it tells the scene, or the checks would blame the tool.
-
-Not here yet, since what they would strike does not exist: faults of the lease (OOM, lost, held by
-another), of the journal (full disk, cut off) and of restore, of pause and stop files, of a plan
-for a server that changed, of a client's clock that is a day off.
 """
 
 from __future__ import annotations
@@ -26,9 +22,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cleanup_job.acl import LEASE_PREFIX
+from tests.faults.journals import keeping, know_all, left_of, restoring, with_journal
 from tests.faults.people import value_of
 from tests.faults.proxy import Link
-from tests.faults.scene import Act, Fault, Scene, Truth
+from tests.faults.scene import PHASES, Act, Fault, Outcome, Report, Scene, Truth
 from tests.faults.stage import (
     PASSWORD,
     USER,
@@ -273,6 +271,52 @@ def change_password(scene: Scene, link: Link) -> None:
         scene.after.callback(give_rights, client)
 
 
+# -- the lease ------------------------------------------------------------------------------------
+
+
+def lease_of(scene: Scene) -> tuple[redis.Redis, bytes] | None:
+    """The lease, if somebody has it, and a client of its server."""
+    for client in scene.stage.clients.values():
+        for key in client.scan_iter(LEASE_PREFIX + b"*", count=2000):
+            return client, key
+    return None
+
+
+def take_over(scene: Scene, link: Link) -> None:
+    """Somebody else has the lease by now, and must keep it."""
+    found = lease_of(scene)
+    if found is None:
+        return
+    client, key = found
+    client.set(key, "somebody else", px=60_000)
+
+    def end() -> None:
+        if client.get(key) != b"somebody else":
+            scene.wrong.append("the lease of somebody else is gone")
+        client.delete(key)
+
+    scene.after.callback(end)
+
+
+def delete_lease(scene: Scene, link: Link) -> None:
+    found = lease_of(scene)
+    if found is not None:
+        found[0].delete(found[1])
+
+
+def fill_before(scene: Scene) -> None:
+    for client in scene.stage.clients.values():
+        client.config_set("maxmemory", 1)
+        scene.after.callback(client.config_set, "maxmemory", 0)
+
+
+def went_on(scene: Scene, outcome: Outcome, reports: list[Report | None]) -> list[str]:
+    report = reports[0]
+    codes = [warning["code"] for warning in report["warnings"]] if report else []
+    is_told = outcome.code == 0 and "no_lease" in codes
+    return [] if is_told else [f"exit {outcome.code}, warnings {codes}"]
+
+
 # -- replicas -------------------------------------------------------------------------------------
 
 
@@ -441,6 +485,41 @@ def grow(scene: Scene, link: Link) -> None:
             if_there(scene, key, GROW)
 
 
+# -- a plan ---------------------------------------------------------------------------------------
+
+
+def plan_of(scene: Scene) -> Path:
+    return scene.folder / "plan.jsonl.gz"
+
+
+def plan_first(scene: Scene) -> None:
+    """A plan is made. Then some who are in it come back, and some die who are not."""
+    scene.stage.proxies.begin()
+    made, _ = scene.start(argv=("--json", "-", "--dry-run", "--plan", str(plan_of(scene))))
+    assert made.wait() == 0
+    dying = scene.rng.sample(scene.people.ids("live"), SOME // 2)
+    come_back(scene, some_stale(scene))
+    scene.lossy.clear()  # so early that they lose nothing
+    before = scene.people.to_be_left()
+    die(scene, dying)
+    scene.mortal = before - scene.people.to_be_left()
+
+
+def die(scene: Scene, names: list[bytes]) -> None:
+    now = now_ms(scene.stage.clients[0])
+    for name in names:
+        key = heartbeat_key(name)
+        scene.stage.client_of(key).set(key, value_of("stale", now))
+    scene.people.states.update(dict.fromkeys(names, "stale"))
+    keys = {key for name in names for key in scene.people.keys_of(name)}
+    # They are watched as before, but with this beat.
+    scene.protected.update(present(scene, keys))
+
+
+def by_plan(scene: Scene) -> dict[str, Any]:
+    return {"argv": ("--json", "-", "--plan", str(plan_of(scene)))}
+
+
 # -- this side ------------------------------------------------------------------------------------
 
 
@@ -478,7 +557,119 @@ def starve_workers(scene: Scene, link: Link) -> None:
 
 
 def sweep_too(scene: Scene, link: Link) -> None:
-    scene.others.append(scene.start())
+    """Another run, and nothing of this one until that has ended."""
+    other = scene.start()
+    scene.others.append(other)
+    other[0].wait()
+
+
+def sweep_too_without_lock(scene: Scene, link: Link) -> None:
+    scene.others.append(scene.start(argv=WITHOUT_LOCK))
+
+
+WITHOUT_LOCK = ("--json", "-", "--no-lock")
+
+
+def without_lock(_: Scene) -> dict[str, Any]:
+    return {"argv": WITHOUT_LOCK}
+
+
+def second_is_sent_away(scene: Scene, outcome: Outcome, _: list[Report | None]) -> list[str]:
+    # The first has the lease throughout these phases, unless it had ended meanwhile.
+    codes = [other.code for other, _ in scene.others]
+    return [] if codes == [75] else [f"the other run exited with {codes}"]
+
+
+def pause_path(scene: Scene) -> Path:
+    return scene.folder / "pause"
+
+
+def stop_path(scene: Scene) -> Path:
+    return scene.folder / "stop"
+
+
+def appear(path: Path, scene: Scene) -> None:
+    path.touch()
+    scene.after.callback(path.unlink, missing_ok=True)
+
+
+def hold_up(scene: Scene, link: Link) -> None:
+    """The pause file is there for a while."""
+    appear(pause_path(scene), scene)
+    scene.later(scene.rng.uniform(0.05, 0.3), lambda: pause_path(scene).unlink(missing_ok=True))
+
+
+def hold_up_for_good(scene: Scene, link: Link) -> None:
+    """It is there until the time budget has ended, and while nobody waits for a reply."""
+    appear(pause_path(scene), scene)
+
+
+def show_stop_file(scene: Scene, link: Link) -> None:
+    appear(stop_path(scene), scene)
+
+
+def pausing(scene: Scene) -> dict[str, Any]:
+    return {"argv": ("--json", "-", "--pause-file", str(pause_path(scene)))}
+
+
+def pausing_in_time(scene: Scene) -> dict[str, Any]:
+    pauses = pausing(scene)["argv"]
+    return {"argv": (*pauses, "--time-budget", "1")}
+
+
+def stopping(scene: Scene) -> dict[str, Any]:
+    return {"argv": ("--json", "-", "--stop-file", str(stop_path(scene)))}
+
+
+def exits(*codes: int) -> Callable[[Scene, Outcome, list[Report | None]], list[str]]:
+    """It must end with one of these."""
+
+    def then(scene: Scene, outcome: Outcome, _: list[Report | None]) -> list[str]:
+        is_right = outcome.code in codes
+        return [] if is_right else [f"exit {outcome.code}, {outcome.status}, {outcome.errors}"]
+
+    return then
+
+
+def ended_by(code: str) -> Callable[[Scene, Outcome, list[Report | None]], list[str]]:
+    """It must have come to its end, or tell that it was this which ended it."""
+
+    def then(scene: Scene, outcome: Outcome, reports: list[Report | None]) -> list[str]:
+        report = reports[0]
+        told = report["stopped_by"] if report else None
+        is_right = (outcome.code, told) in ((0, None), (3, code))
+        return [] if is_right else [f"exit {outcome.code}, stopped by {told}, {outcome.errors}"]
+
+    return then
+
+
+DAY_S = 86_400
+
+
+def a_day_off(scene: Scene) -> dict[str, Any]:
+    return {"clock_ahead_s": scene.rng.choice([-1, 1]) * DAY_S}
+
+
+def is_refused(scene: Scene, outcome: Outcome, reports: list[Report | None]) -> list[str]:
+    report = reports[0]
+    told = [error["message"] for error in report["errors"]] if report else []
+    is_right = outcome.code == 4 and any("the clock of" in message for message in told)
+    deleted = report["keys"]["deleted"] if report else 0
+    return [] if is_right and not deleted else [f"exit {outcome.code}, {told}, {deleted} deleted"]
+
+
+def tiny_disk(most: int) -> Callable[[Scene], dict[str, Any]]:
+    """Room for so many bytes of a journal."""
+
+    def options(scene: Scene) -> dict[str, Any]:
+        return {"argv": keeping(scene), "limits": {"RLIMIT_FSIZE": most}, **piped(scene)}
+
+    return options
+
+
+def no_journal(scene: Scene, outcome: Outcome, _: list[Report | None]) -> list[str]:
+    is_right = outcome.code == 2 and not left_of(scene)
+    return [] if is_right else [f"exit {outcome.code}, journal {left_of(scene)}"]
 
 
 def no_room(scene: Scene) -> dict[str, Any]:
@@ -590,38 +781,38 @@ FAULTS = [
     # The network
     Fault("latency", latency),
     Fault("stall, short", stall(0.05, 0.3)),
-    Fault("stall beyond the timeout", stall(1.1, 1.6), truth=Truth.LATE, waits=True),
+    Fault("stall beyond the timeout", stall(1.1, 1.6), truth=Truth.LATE, few=True),
     Fault("connection reset", reset),
     Fault("reply cut off", close, when=("reply",)),
-    Fault("half-open connection", swallow, waits=True),
+    Fault("half-open connection", swallow, few=True),
     Fault("CLIENT KILL", at(kill_clients)),
     # The server
     Fault("server killed, back empty", at(back_empty), truth=Truth.UNDONE, restarts=True),
     Fault("server killed, back from an old snapshot", back_old, truth=Truth.UNDONE, restarts=True),
     Fault("server restarted, with another run_id", at(back_same), restarts=True),
     Fault(
-        "server killed for good", gone_for_good, truth=Truth.UNDONE, restarts=True, waits=True,
+        "server killed for good", gone_for_good, truth=Truth.UNDONE, restarts=True, few=True,
         only_asked_for=CLUSTER,
     ),
-    Fault("server stopped beyond the timeout", at(freeze), truth=Truth.LATE, waits=True),
+    Fault("server stopped beyond the timeout", at(freeze), truth=Truth.LATE, few=True),
     Fault("CLIENT PAUSE, short", pause(0.2)),
-    Fault("CLIENT PAUSE beyond the timeout", pause(1.3), truth=Truth.LATE, waits=True),
+    Fault("CLIENT PAUSE beyond the timeout", pause(1.3), truth=Truth.LATE, few=True),
     Fault("SCRIPT FLUSH", at(flush_scripts)),
     Fault("BUSY script", at(busy)),
     Fault("maxmemory reached", at(fill_memory)),
     Fault("MISCONF", at(fail_to_save)),
-    Fault("replica lags", replica_lags, topologies=("standalone", "replicated"), waits=True),
+    Fault("replica lags", replica_lags, topologies=("standalone", "replicated"), few=True),
     Fault(
         "replica gone, and writes need one", replica_gone,
-        topologies=("standalone", "replicated"), waits=True, restarts=True,
+        topologies=("standalone", "replicated"), few=True, restarts=True,
     ),
     Fault(
         "primary becomes a replica", demote, truth=Truth.UNDONE, topologies=ALONE,
-        restarts=True, waits=True,
+        restarts=True, few=True,
     ),
     Fault(
         "failover", at(fail_over), truth=Truth.UNDONE, topologies=("replicated",),
-        restarts=True, waits=True,
+        restarts=True, few=True,
     ),
     Fault("rights withdrawn", at(withdraw_rights)),
     Fault("password changed", at(change_password)),
@@ -630,7 +821,30 @@ FAULTS = [
     Fault("keys expire", at(expire)),
     Fault("keys change type", at(change_type)),
     Fault("keys grow to 10 MB", at(grow)),
-    Fault("two sweeps at once", at(sweep_too)),
+    Fault(
+        "two sweeps at once", at(sweep_too), truth=Truth.LATE, phases=PHASES[1:],
+        then=second_is_sent_away,
+    ),
+    Fault("two sweeps at once, without locks", at(sweep_too_without_lock), options=without_lock,
+          phases=PHASES[1:]),
+    # The lease, and what else holds a run up or ends it
+    Fault("lease taken over", at(take_over)),
+    Fault("lease deleted", at(delete_lease)),
+    Fault(
+        "memory full from the start", None, phases=("lease",), before=fill_before, then=went_on
+    ),
+    Fault("pause file comes and goes", at(hold_up), options=pausing, then=exits(0)),
+    Fault("stop file", at(show_stop_file), options=stopping, then=ended_by("stop_file")),
+    Fault(
+        "time budget ends in a pause", at(hold_up_for_good), options=pausing_in_time,
+        then=ended_by("time_budget"), few=True,
+    ),
+    Fault("client's clock a day off", None, phases=("lease",), options=a_day_off, then=is_refused),
+    # A plan
+    Fault(
+        "plan, and coordinators come back", at(revive), phases=PHASES[1:],
+        before=plan_first, options=by_plan, then=exits(0), few=True,
+    ),
     # This side
     Fault("SIGKILL of the job", at(kill_job), codes=KILLED),
     Fault("SIGKILL of a worker", at(kill_worker), engines=WORKERS),
@@ -656,6 +870,34 @@ FAULTS = [
     Fault(
         "stdout closed", None, options=nobody_reads, phases=AT_THE_END, topologies=ALONE,
         has_report=False,
+    ),
+]  # fmt: skip
+
+BY_NAME = {fault.name: fault for fault in FAULTS}
+
+FAULTS += [
+    *(
+        with_journal(BY_NAME[name])
+        for name in (
+            "connection reset", "SCRIPT FLUSH", "maxmemory reached", "coordinators come back",
+            "keys expire", "SIGKILL of the job", "SIGKILL of a worker", "SIGTERM",
+            "lease taken over",
+        )
+    ),
+    with_journal(
+        Fault("disk full for the journal", None, options=tiny_disk(2 * PAGE)),
+        name="disk full for the journal", phases=("purge",),
+    ),
+    Fault(
+        "no room for a journal at all", None, phases=("between",), engines=("serial",),
+        before=know_all, options=tiny_disk(64), then=no_journal, restarts=True,
+    ),
+    *(
+        restoring(BY_NAME[name])
+        for name in (
+            "connection reset", "reply cut off", "stall, short", "half-open connection",
+            "CLIENT KILL", "maxmemory reached", "SIGKILL of the job", "SIGTERM", "lease taken over",
+        )
     ),
 ]  # fmt: skip
 

@@ -108,6 +108,7 @@ class Tool:
         terminal: bool = False,
         limits: dict[str, int] | None = None,
         ignores: Sequence[int] = (),
+        clock_ahead_s: int = 0,
     ) -> Run:
         """Start a run; the streams stay the caller's to close."""
         run = Run(len(self._runs) + 1)
@@ -118,6 +119,7 @@ class Tool:
             "terminal": terminal,
             "limits": limits or {},
             "ignores": [*ignores],
+            "clock_ahead_s": clock_ahead_s,
         }
         socket.send_fds(self._channel, [json.dumps(request).encode()], streams)
         if not run.began.wait(30):

@@ -34,10 +34,14 @@ from tests.faults.stage import Stage
 from tests.keys import as_bytes
 
 PHASES = ("lease", "survey", "between", "purge")
+"""Of a run. RESTORE stands for the whole of a restore."""
+
+RESTORE = "restore"
+
 TOPOLOGIES = ("standalone", "cluster")
 ENGINES = ("serial", "workers")
 
-MOST_N = {"lease": 8, "survey": 10, "between": 8, "purge": 14}
+MOST_N = {"lease": 8, "survey": 10, "between": 8, "purge": 14, RESTORE: 24}
 """The moment is one of the first so many requests of its phase. There are a few more."""
 
 DOCUMENTED = frozenset({0, 2, 3, 4, 75, 130, 143})
@@ -47,6 +51,9 @@ NOTHING_DELETED = frozenset({4, 75})
 """Exit codes that promise it."""
 
 Act = Callable[[Link], Awaitable[None]]
+
+
+Report = dict[str, Any]
 
 
 class Truth(Enum):
@@ -74,11 +81,15 @@ class Fault:
         when: at which points of a request it may strike.
         truth: see `Truth`.
         phases, topologies, engines: where it makes sense.
-        restarts: servers forget how long keys were idle, so orphans are not purged.
+        restarts: servers forget how long keys were idle, as they do of keys that are restored; so
+            orphans are not purged.
         codes: of exit, beside the documented ones.
+        before: what is done before the run starts, while all is well.
         options: of the run: its `limits`, its `argv`, its streams; see `Scene.start`.
+        then: more that must be true, found out between checks 3 and 4; gives what is not.
         has_report: False if the run may end without one although it deleted.
-        waits: something has to be waited for, so that only few are run by default.
+        few: by default it is played once: something has to be waited for, or it is another one in
+            other circumstances.
         only_asked_for: topologies where it takes so long that none is.
         coordinators: about how many are drawn.
         most_n: in place of `MOST_N`, where more data makes more requests.
@@ -93,9 +104,11 @@ class Fault:
     engines: tuple[str, ...] = ENGINES
     restarts: bool = False
     codes: frozenset[int] = frozenset()
+    before: Callable[[Scene], object] | None = None
     options: Callable[[Scene], dict[str, Any]] = lambda _: {}
+    then: Callable[[Scene, Outcome, list[Report | None]], list[str]] = lambda *_: []
     has_report: bool = True
-    waits: bool = False
+    few: bool = False
     only_asked_for: tuple[str, ...] = ()
     coordinators: int = 220
     most_n: int | None = None
@@ -184,6 +197,9 @@ class Scene:
         removed: keys that the fault itself took away, or let expire.
         forgotten: keys of which a server that lost its data knows nothing any more.
         excused: keys of the dead that the next run cannot find, as the fault took their heartbeat.
+        mortal: keys of those who died after a plan was made: this run leaves them, the next not.
+        recorded: what keys held that are in a journal, or will be.
+        wrong: what an act saw that should not be.
         others: more runs at the same time, with their reports to be.
     """
 
@@ -211,6 +227,9 @@ class Scene:
         self.removed: set[bytes] = set()
         self.forgotten: set[bytes] = set()
         self.excused: set[bytes] = set()
+        self.mortal: set[bytes] = set()
+        self.recorded: dict[bytes, bytes] = {}
+        self.wrong: list[str] = []
         self.others: list[tuple[Run, Path]] = []
         self._starts = 0
 
@@ -239,16 +258,15 @@ class Scene:
     def start(
         self,
         *,
-        argv: Iterable[str] = (),
+        command: Iterable[str] = ("run",),
+        argv: Iterable[str] = ("--json", "-"),
         streams: tuple[int, int, int] | None = None,
         **options: Any,
     ) -> tuple[Run, Path]:
         """Start a run through the proxies; its report goes to a file unless told otherwise."""
         self._starts += 1
         out, err = (self.folder / f"{name}-{self._starts}" for name in ("out", "err"))
-        workers = "2" if self.scenario.engine == "workers" else "1"
-        words = ["run", "-c", str(self.folder / "cleanup-job.yaml"), "--workers", workers]
-        words += argv or ["--json", "-"]
+        words = [*command, "-c", str(self.folder / "cleanup-job.yaml"), *argv]
         with out.open("wb") as to_out, err.open("wb") as to_err, open(os.devnull) as nothing:  # noqa: PTH123
             given = streams or (nothing.fileno(), to_out.fileno(), to_err.fileno())
             run = self.tool.start(words, given, **options)
@@ -286,11 +304,13 @@ def _try(
     left = scene.people.to_be_left()
     before, whole = scene.people.everything(), stage.dumps(left)
     stage.configuration(
-        folder, orphans=scene.orphans, orphan_grace=GRACE_S, engine=_engine(scenario.engine)
+        folder, orphans=scene.orphans, orphan_grace=GRACE_S, **engine_of(scenario.engine)
     )
-    moment = moment_of(scene, shift)
-    stage.proxies.begin(*([moment] if moment else []))
     with scene.after:
+        if fault.before is not None:
+            fault.before(scene)
+        moment = moment_of(scene, shift)
+        stage.proxies.begin(*([moment] if moment else []))
         scene.run, out = scene.start(**fault.options(scene))
         outcome.code = scene.run.wait()
         outcome.hung = scene.run.hung
@@ -309,8 +329,11 @@ def _try(
     return True
 
 
-def _engine(engine: str) -> str:
-    return "serial" if engine == "serial" else "processes"
+def engine_of(engine: str) -> dict[str, Any]:
+    """The settings for it."""
+    if engine == "serial":
+        return {"engine": "serial", "workers": 1}
+    return {"engine": "processes", "workers": 2}
 
 
 def moment_of(scene: Scene, shift: int = 0) -> Moment | None:
@@ -326,8 +349,8 @@ def moment_of(scene: Scene, shift: int = 0) -> Moment | None:
 class _Picker:
     """The requests of a phase; those of the lease are one of their own, whenever they come.
 
-    The rehearsal of the purge, which is between, loads the script; so what comes before it is the survey's,
-    and what comes behind it, on keys that exist, is the purge's.
+    The rehearsal of the purge, which is between, loads the script; so what comes before it is the
+    survey's, and what comes behind it, on keys that exist, is the purge's. A restore is all one.
     """
 
     def __init__(self, phase: str) -> None:
@@ -341,6 +364,8 @@ class _Picker:
         command = request.command
         if request.is_of_lease:
             return "lease"
+        if self._phase == RESTORE:
+            return RESTORE
         if command == "SCRIPT":
             self._loaded = True
         if request.is_rehearsed or command in ("SCRIPT", "OBJECT"):
@@ -352,7 +377,7 @@ class _Picker:
         return ""
 
 
-def read_report(path: Path) -> dict[str, Any] | None:
+def read_report(path: Path) -> Report | None:
     """The report that a run left, if it left one."""
     text = path.read_bytes() if path.exists() else b""
     start = text.find(b"{\n")
@@ -367,7 +392,7 @@ def _check(
     outcome: Outcome,
     before: set[bytes],
     whole: dict[bytes, bytes | None],
-    reports: list[dict[str, Any] | None],
+    reports: list[Report | None],
 ) -> None:
     there = scene.stage.keys()
     known = [report for report in reports if report is not None]
@@ -377,11 +402,37 @@ def _check(
     expected = {key: held for key, held in whole.items() if key not in scene.forgotten}
     expected |= scene.protected
     outcome.lost = lost_of(scene.stage, expected)
-    for report in known:
-        outcome.wrong += sums_of(report)
-    outcome.wrong += _truth(scene, outcome, before, there, reports)
+    outcome.wrong += scene.wrong
+    if scene.scenario.phase == RESTORE:
+        outcome.wrong += _truth_of_restore(scene, there, known)
+    else:
+        for report in known:
+            outcome.wrong += sums_of(report)
+        outcome.wrong += _truth(scene, outcome, before, there, reports)
     outcome.odd += odd_of(scene, outcome)
+    outcome.wrong += scene.fault.then(scene, outcome, reports)
+    there = scene.stage.keys()
+    expected = {key: held for key, held in expected.items() if key not in scene.mortal}
     outcome.unfinished += _next(scene, before, there, expected)
+
+
+def _truth_of_restore(scene: Scene, there: set[bytes], reports: list[Report]) -> list[str]:
+    """Checks 2 and 3 of a restore: what has come back is what it says."""
+    wrong = []
+    outcomes = ("restored", "absent", "present", "expired", "failed", "unknown")
+    back = len(there & scene.recorded.keys())
+    for report in reports:
+        keys = report["keys"]
+        for name, counts in (("all", keys), *keys["by_family"].items()):
+            if counts["recorded"] != sum(counts[each] for each in outcomes):
+                wrong.append(f"{name}: {counts}")
+        if keys["recorded"] != len(scene.recorded):
+            wrong.append(f"{keys['recorded']} recorded, {len(scene.recorded)} were deleted")
+        most = keys["restored"] + keys["unknown"]
+        most += keys["failed"] if scene.fault.truth is Truth.LATE else 0
+        if not keys["restored"] <= back <= most:
+            wrong.append(f"{back} came back: {keys}")
+    return wrong
 
 
 def lost_of(stage: Stage, expected: dict[bytes, Any]) -> list[str]:
@@ -390,7 +441,7 @@ def lost_of(stage: Stage, expected: dict[bytes, Any]) -> list[str]:
     return sorted(repr(key) for key, held in expected.items() if now[key] != held)
 
 
-def sums_of(report: dict[str, Any]) -> list[str]:
+def sums_of(report: Report) -> list[str]:
     """What does not add up in a report."""
     wrong = []
     keys = report["keys"]
@@ -415,17 +466,21 @@ def _truth(
     outcome: Outcome,
     before: set[bytes],
     there: set[bytes],
-    reports: list[dict[str, Any] | None],
+    reports: list[Report | None],
 ) -> list[str]:
     """Check 3."""
     missing = before - there
     fault = scene.fault
-    if reports[0] is None and outcome.code in NOTHING_DELETED and not scene.others:
+    codes = [outcome.code, *(other.code for other, _ in scene.others)]
+    pairs = [*zip(codes, reports, strict=True)]
+    known = [report for report in reports if report is not None]
+    if any(report is None and code not in NOTHING_DELETED for code, report in pairs):
+        return []
+    if not known:
         taken = missing - scene.removed
         return [f"exit {outcome.code}, and {len(taken)} keys are gone"] if taken else []
-    if None in reports or not fault.has_report:
+    if not fault.has_report:
         return []
-    known = [report for report in reports if report is not None]
     if fault.truth is Truth.UNDONE and any(report["status"] != "complete" for report in known):
         return []
 
@@ -446,7 +501,7 @@ def _truth(
     return wrong + _untold_losses(scene, there, known)
 
 
-def _untold_losses(scene: Scene, there: set[bytes], reports: list[dict[str, Any]]) -> list[str]:
+def _untold_losses(scene: Scene, there: set[bytes], reports: list[Report]) -> list[str]:
     """Coordinators that came back with less than they had, and that no report names."""
     told = {as_bytes(loss["id"]) for report in reports for loss in report["losses"]}
     return [

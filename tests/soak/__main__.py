@@ -23,6 +23,7 @@ from tests.faults.scene import (
     Outcome,
     Scenario,
     Scene,
+    engine_of,
     moment_of,
     odd_of,
     read_report,
@@ -104,7 +105,7 @@ def one(world: World, tool: Tool, rng: random.Random, turn: int) -> Outcome:
         scene = Scene(scenario, fault, stage, tool, folder, nobody)
         stage.configuration(
             folder, stale_after=STALE_AFTER_S, orphans="purge", orphan_grace=GRACE_S,
-            engine="serial" if engine == "serial" else "processes",
+            **engine_of(engine),
         )  # fmt: skip
         moment = moment_of(scene)
         stage.proxies.begin(*([moment] if moment else []))
