@@ -1,17 +1,20 @@
 """`python -m tests.faults.table LOG…`: what `--fault-log` and the soak wrote, as Markdown.
 
 One row for each fault and topology: how often it struck in each phase, and what went wrong.
+With `--into FILE` it takes the place of the table that is there.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-PHASES = ("lease", "survey", "between", "purge", "any")
+PHASES = ("lease", "survey", "between", "purge", "restore", "any")
 
 HEAD = ("fault", "topology", *PHASES, "live keys lost", "wrong counts", "next run failed", "hung",
         "odd exits", "exit codes")  # fmt: skip
@@ -45,20 +48,37 @@ def _row(fault: str, topology: str, lines: Sequence[Line]) -> list[str]:
         sum(line["hung"] for line in lines),
         sum(not line["exit"] for line in lines),
     ]
-    codes = sorted({line["code"] for line in lines if line["code"] is not None})
+    codes = Counter(line["code"] for line in lines if line["code"] is not None)
     counts = [f"{count:,}" if count else "" for count in tried]
     return [fault, topology, *counts, *(f"{count:,}" for count in went_wrong),
-            " ".join(map(str, codes))]  # fmt: skip
+            ", ".join(f"{code}: {codes[code]:,}" for code in sorted(codes))]  # fmt: skip
 
 
 def _cells(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def main(paths: Sequence[str]) -> None:
-    lines = [json.loads(text) for path in paths for text in Path(path).read_text().splitlines()]
-    sys.stdout.write(table(lines))
+def replace_table(page: str, new: str) -> str:
+    """The page with this table in place of its own."""
+    lines = page.splitlines(keepends=True)
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"| {HEAD[0]} |"))
+    end = start
+    while end < len(lines) and lines[end].startswith("|"):
+        end += 1
+    return "".join([*lines[:start], new, *lines[end:]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.table", description=__doc__)
+    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path)
+    parser.add_argument("--into", metavar="FILE", type=Path)
+    arguments = parser.parse_args()
+    lines = [json.loads(text) for path in arguments.logs for text in path.read_text().splitlines()]
+    if arguments.into is None:
+        sys.stdout.write(table(lines))
+    else:
+        arguments.into.write_text(replace_table(arguments.into.read_text(), table(lines)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

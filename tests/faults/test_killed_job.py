@@ -34,7 +34,7 @@ COORDINATORS = 700
 MOST_N = {"standalone": 45, "cluster": 2_000}
 """Requests of the purge: calls for a batch, or two for each key of a cluster."""
 
-QUICK = {"standalone": 3, "cluster": 2}
+QUICK = {"standalone": 3, "cluster": 1}
 
 INSTANTS = 100
 

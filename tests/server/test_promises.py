@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -54,6 +55,7 @@ def keyspaces(draw: st.DrawFn) -> Keyspace:
     return Keyspace(heartbeats, keys, touched)
 
 
+@lru_cache(maxsize=10_000)
 def readings(key: bytes) -> list[bytes]:
     """Every id that the key could name, by the words of the design, leading and short first."""
     segments = key.split(b":")

@@ -12,9 +12,11 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from tests.faults import catalog
+from tests.faults.journals import journal_of, left_of, put_back
 from tests.faults.people import People
 from tests.faults.proxy import Link
 from tests.faults.runs import Tool
@@ -39,6 +41,9 @@ GRACE_S = 3
 
 TOPOLOGIES = ("standalone", "cluster")
 
+JOURNALS = 0.25
+"""How many of the runs keep a journal. It is put back afterwards, and swept again."""
+
 
 def killed(scene: Scene, link: Link) -> None:
     """The server is killed, and back with all that it acknowledged: it logs before it answers."""
@@ -58,7 +63,8 @@ LEFT_OUT = (
 )  # fmt: skip
 
 FAULTS = [
-    *(fault for fault in catalog.FAULTS if fault.name not in LEFT_OUT),
+    # What has to be prepared is prepared for people who do nothing by themselves.
+    *(fault for fault in catalog.FAULTS if fault.name not in LEFT_OUT and fault.before is None),
     Fault("server killed, back with all", catalog.at(killed)),
 ]
 
@@ -72,6 +78,7 @@ def main() -> int:
     rng = random.Random(arguments.seed)
     deadline = time.monotonic() + 60 * arguments.minutes
     bad = runs = 0
+    codes: Counter[int | None] = Counter()
     tool = Tool()
     # What they acknowledge outlives their process.
     with stages(DEFAULT, appendonly="yes", appendfsync="always") as made:
@@ -84,11 +91,15 @@ def main() -> int:
                 break
             outcome = one(worlds[TOPOLOGIES[turn % 2]], tool, rng, turn)
             runs += 1
+            codes[outcome.code] += 1
             bad += tell(outcome, arguments.log)
         for topology, world in worlds.items():
             bad += tell(last(world, topology), arguments.log)
     tool.close()
-    sys.stderr.write(f"{runs} runs, {bad} of them bad; seed {arguments.seed}\n")
+    ends = ", ".join(f"{code}: {count}" for code, count in codes.most_common())
+    sys.stderr.write(
+        f"{runs} runs, {bad} of them bad; seed {arguments.seed}; by exit code {ends}\n"
+    )
     return 1 if bad else 0
 
 
@@ -112,7 +123,10 @@ def one(world: World, tool: Tool, rng: random.Random, turn: int) -> Outcome:
         there = stage.keys()
         began = time.time()
         with scene.after:
-            scene.run, out = scene.start(**fault.options(scene))
+            options = fault.options(scene)
+            if "argv" not in options and rng.random() < JOURNALS:
+                options["argv"] = ("--json", "-", "--journal", str(journal_of(scene)))
+            scene.run, out = scene.start(**options)
             outcome.code = scene.run.wait()
             for other, _ in scene.others:
                 other.wait()
@@ -121,11 +135,15 @@ def one(world: World, tool: Tool, rng: random.Random, turn: int) -> Outcome:
         ended = time.time()
         outcome.struck = moment.struck_at if moment else ""
         stage.await_well()
+        journal = left_of(scene)
+        if journal is not None:
+            put_back(scene, journal)
         check(world, outcome, there, (began, ended))
         reports = [read_report(path) for path in (out, *(path for _, path in scene.others))]
         for report in filter(None, reports):
             outcome.status = outcome.status or report["status"]
             outcome.wrong += sums_of(report)
+        outcome.wrong += scene.wrong
         outcome.odd += odd_of(scene, outcome)
     outcome.scenario = Scenario(fault.name, phase, f"{stage.topology}, soak", engine, turn)
     return outcome
@@ -164,7 +182,7 @@ def sweep_all(stage: Stage) -> str:
 
     config = Config(
         redis=Redis(stage.url), stale_after=STALE_AFTER_S, orphans="purge", orphan_grace=GRACE_S,
-        engine="serial",
+        engine="serial", expect_all_dead=True,
     )  # fmt: skip
     return run(config).status
 
