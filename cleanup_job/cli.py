@@ -7,6 +7,7 @@ imports are made by the command that needs them, so that `--help` and `check` an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cleanup_job import __version__
-from cleanup_job.errors import CleanupJobError
+from cleanup_job.errors import CleanupJobError, ConfigError
 from cleanup_job.files import require_file, require_plan, require_writable, write_whole
 from cleanup_job.stop_signals import StopSignals
 from cleanup_job.streams import (
@@ -51,7 +52,8 @@ exit codes:
   4        refused by a safety limit that the message names; nothing was deleted
   75       try again later: unreachable, loading, out of memory, another run is at it, or the stop
            file is there; nothing was deleted
-  130/143  stopped by Ctrl-C or SIGTERM; batches in flight were finished
+  130/143  stopped by Ctrl-C or SIGTERM (129: the terminal is gone); batches in flight were
+           finished
 """
 
 _RUN_EXAMPLES = """\
@@ -70,7 +72,7 @@ environment:
   REDIS_URL, or REDIS_HOST, REDIS_PORT, REDIS_DB; REDIS_PASSWORD if the URL has none
   CLEANUP_JOB_CONFIG (as -c), CLEANUP_JOB_STALE_AFTER, _ORPHANS, _ORPHAN_GRACE, _WORKERS,
   _ENGINE, _PER_NODE, _MAX_BLOCK_MS, _ALLOW_PARTIAL (true or false), _LOCK, _EXPECT_ALL_DEAD, and
-  each limit and throttle below by its name (_MAX_PURGE, _NICE, ...); _PASSWORD_FILE, _CA_FILE,
+  each limit and throttle above by its name (_MAX_PURGE, _NICE, ...); _PASSWORD_FILE, _CA_FILE,
   _CERT_FILE, _KEY_FILE, _SERVER_NAME, _SENTINEL_PASSWORD, _SENTINEL_PASSWORD_FILE (as in the file).
   A flag wins over the environment, the environment over the file.
 
@@ -127,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         drop(sys.stdout)
         code = EXIT_PARTIAL
     except MemoryError:
-        # In a phase, the job knows more; this is before the first, or behind the last of them.
+        # During a run, the job knows more; this is before it, or behind it.
         say("cleanup-job: out of memory, so there is no report; run again with more of it")
         code = EXIT_PARTIAL
     except KeyboardInterrupt as stop:
@@ -390,7 +392,7 @@ def _run(arguments: argparse.Namespace) -> int:
         require_file(Path(arguments.profile))
     if arguments.plan:
         require_plan(arguments)
-    stop = StopSignals()
+    stop = StopSignals(signal.SIGHUP)
     with stop:
         report = _sweep(
             config,
@@ -404,7 +406,9 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     if arguments.plan and arguments.dry_run:
         _tell_of_plan(report)
-    _publish(report, arguments.json)
+    # With the terminal the text's reader is gone, and the code is to say that.
+    with contextlib.suppress(*((ConfigError,) if stop.received == signal.SIGHUP else ())):
+        _publish(report, arguments.json)
     if report.status == "refused":
         for problem in report.errors:
             say(f"cleanup-job: refused, nothing was deleted: {problem.message}")
@@ -534,7 +538,7 @@ def _restore(arguments: argparse.Namespace) -> int:
 
     config = _load(arguments)
     _check_run(arguments)
-    stop = StopSignals()
+    stop = StopSignals(signal.SIGHUP)
     with stop:
         report = restore(
             config,

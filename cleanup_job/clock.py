@@ -40,19 +40,12 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str, keys: int) -> Iterator[None]:
-        """Everything in it is this phase's.
-
-        Raises:
-            OutOfMemoryError: this process got no more memory before anything was deleted.
-            BrokenOffError: the same in the purge.
-        """
+        """Everything in it is this phase's."""
         began, cpu_before_s = perf_counter(), self.client_cpu_s
         self.now = name
         self.observer.began(name, keys)
         try:
             yield
-        except MemoryError:
-            raise _out_of_memory(name) from None
         finally:
             self.observer.ended()
             self.wall_s[name] = round(perf_counter() - began, 4)
@@ -75,17 +68,23 @@ class Clock:
         return process_time() - self._cpu_before_s + of_workers
 
 
-def _out_of_memory(phase: str) -> CleanupJobError:
-    """What to tell when this process gets no more memory. A worker is replaced: see `processes`."""
+def out_of_memory(phase: str) -> CleanupJobError:
+    """What to tell when this process gets no more memory. A worker is replaced: see `processes`.
+
+    Args:
+        phase: the one at hand, or the last.
+    """
     remedy = "give it more, or look for a limit (ulimit -v, MemoryMax=)"
     if phase == "purge":
         return BrokenOffError(
-            f"out of memory in the middle of the purge, so there is no report; {remedy}; the next "
+            f"out of memory in the purge or behind it, so there is no report; {remedy}; the next "
             "run goes on where this one ended",
             "out_of_memory",
         )
     return OutOfMemoryError(
-        f"out of memory in the phase {phase}; nothing was deleted; {remedy}", "out_of_memory"
+        f"out of memory {f'in the phase {phase}' if phase else 'at the start'}; nothing was "
+        f"deleted; {remedy}",
+        "out_of_memory",
     )
 
 

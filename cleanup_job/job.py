@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cleanup_job import brakes, topology
 from cleanup_job.account import report_of
-from cleanup_job.clock import Clock
+from cleanup_job.clock import Clock, out_of_memory
 from cleanup_job.config import Config
 from cleanup_job.costs import Seen
 from cleanup_job.errors import CleanupJobError, NotNowError, RefusedError
@@ -79,6 +79,21 @@ def run(
         BrokenOffError: the same in the middle of the purge; the next run goes on.
     """
     clock = Clock(observer or Observer())
+    try:
+        return _run(config, clock, dry_run, show, profile, plan_path, journal)
+    except MemoryError:
+        raise out_of_memory(clock.now) from None
+
+
+def _run(
+    config: Config,
+    clock: Clock,
+    dry_run: bool,
+    show: int,
+    profile: str | None,
+    plan_path: str | None,
+    journal: str | None,
+) -> Report:
     _require_no_stop_file(config)
     journaled = _journal(journal, clock)
     by_plan = None if dry_run else read_plan(config, plan_path)

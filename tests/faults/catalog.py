@@ -851,7 +851,7 @@ FAULTS = [
     Fault("SIGTERM", at(stop_job(signal.SIGTERM))),
     Fault("SIGINT", at(stop_job(signal.SIGINT))),
     Fault("memory limit on workers", at(starve_workers), engines=WORKERS, only_asked_for=CLUSTER),
-    Fault("terminal gone", TERMINAL.act, options=TERMINAL.options, codes=frozenset({129, -1})),
+    Fault("terminal gone", TERMINAL.act, options=TERMINAL.options, codes=frozenset({129})),
     Fault(
         "terminal gone, SIGHUP ignored", ANOTHER_TERMINAL.act, options=ANOTHER_TERMINAL.options,
     ),
