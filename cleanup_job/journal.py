@@ -30,7 +30,7 @@ import msgspec
 
 from cleanup_job.errors import CleanupJobError, ConfigError
 from cleanup_job.keyspace import parse
-from cleanup_job.model import HEARTBEAT, Schema
+from cleanup_job.model import HEARTBEAT, Schema, Written
 
 FORMAT = 1
 """Rises with each change that an older reader would misread."""
@@ -140,15 +140,6 @@ Record = Opening | Entry | Closing
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
-
-
-class Written(msgspec.Struct, frozen=True):
-    """A journal in the report of the run that wrote it."""
-
-    path: str
-    records: int
-    keys: int
-    bytes: int
 
 
 # -- writing ---------------------------------------------------------------------------------

@@ -688,6 +688,15 @@ class Outcome(msgspec.Struct, frozen=True):
     hopeless: bool = False
 
 
+class Written(msgspec.Struct, frozen=True):
+    """A journal in the report of the run that wrote it."""
+
+    path: str
+    records: int
+    keys: int
+    bytes: int
+
+
 class Pulse(Protocol):
     """How a running task tells that it gets on, and learns that it should stop."""
 

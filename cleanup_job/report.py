@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from cleanup_job.journal import Written
 from cleanup_job.model import (
     HEARTBEAT,
     OUTCOMES,
@@ -24,6 +23,7 @@ from cleanup_job.model import (
     Sample,
     Server,
     Timings,
+    Written,
     printable,
 )
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 from cleanup_job import journal as journals
 from cleanup_job.clock import Clock
-from cleanup_job.model import HEARTBEAT, Problem, Schema, Target
+from cleanup_job.model import HEARTBEAT, Problem, Schema, Target, Written
 
 
 class RunJournal:
@@ -24,7 +24,7 @@ class RunJournal:
     def __init__(self, name: str, clock: Clock) -> None:
         stamp = f"{clock.started_at:%Y%m%dT%H%M%SZ}-{clock.run_id}"
         self.path = journals.choose(name, stamp)
-        self.written: journals.Written | None = None
+        self.written: Written | None = None
         self.problems: list[Problem] = []
         self._clock = clock
 
