@@ -270,7 +270,9 @@ def held(lease: Lease | None, uncovered: frozenset[int] = frozenset()) -> Iterat
     except KeyboardInterrupt:
         raise  # at once: nobody waits for a server any more, and the lease ends by itself
     except BaseException:
-        lease.release()
+        # Why the run ended is worth more than the lease, which ends by itself.
+        with suppress(MemoryError):
+            lease.release()
         raise
     lease.release()
 

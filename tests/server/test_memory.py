@@ -41,7 +41,7 @@ def test_too_little_memory_is_told_in_a_line(
     write_many(client, COORDINATORS)
     words = ["run", "--url", server.url, "--workers", workers]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "5000000", *words],
+        [sys.executable, "-c", SCRIPT, "9000000", *words],
         capture_output=True,
         text=True,
         check=False,
