@@ -27,6 +27,10 @@ LATENCY_SHARE = 4
 """A command of ours may take this part of `max_latency_ms`, since somebody else's may have to wait
 for all that one worker has in flight: two pages and the heartbeats of a third, or two batches."""
 
+ACT_AT = 0.7
+"""Of `max_latency_ms`: from here on a probe counts as too slow. A probe sees one of some ten of
+somebody else's commands, and all but one in a hundred of those are to be within the limit."""
+
 PROBE_EVERY_S = 0.01
 """Between two probes of the latency: about ten of our commands, and some per cent of our time."""
 
@@ -132,6 +136,11 @@ class Bounds(msgspec.Struct, frozen=True):
             "replication": any(limit is not None for limit in replicas),
         }
         return tuple(section for section, is_wanted in wanted.items() if is_wanted)
+
+    @property
+    def gives_way_at_ms(self) -> float | None:
+        """From what latency on it is too high."""
+        return None if self.max_latency_ms is None else ACT_AT * self.max_latency_ms
 
     def block_ms(self, max_block_ms: float, workers: int) -> float:
         """About how long one command may hold a server at which so many workers are at once."""
@@ -390,7 +399,7 @@ class Throttle:
         self.limits = limits
         self.ledger = Ledger()
         self.reason: Reason | None = None
-        most_ms, most_ops = limits.max_latency_ms, limits.max_foreground_ops
+        most_ms, most_ops = limits.gives_way_at_ms, limits.max_foreground_ops
         self.backoff = Backoff(most_ms) if most_ms is not None else None
         self.listener = Listener(most_ops) if most_ops is not None else None
         self._keys_per_s = (limits.max_keys_per_second or 0) / workers
@@ -415,7 +424,7 @@ class Throttle:
         if self.backoff is None or not latencies_ms:
             return
         address = max(latencies_ms, key=latencies_ms.__getitem__)
-        if latencies_ms[address] > (self.limits.max_latency_ms or 0.0):
+        if latencies_ms[address] > (self.limits.gives_way_at_ms or 0.0):
             self._slowest = (address, latencies_ms[address])
         self.backoff.saw(now_s, latencies_ms[address])
 
@@ -448,7 +457,10 @@ class Throttle:
         yield from (reason for reason, _ in self._troubles.values())
         if self.backoff is not None and self.backoff.pauses(now_s):
             address, took_ms = self._slowest
-            text = f"{address} takes {took_ms:,.1f} ms (limit {self.limits.max_latency_ms:g})"
+            text = (
+                f"{address} takes {took_ms:,.1f} ms (limit {self.limits.max_latency_ms:g}, gives "
+                f"way from {self.limits.gives_way_at_ms:g})"
+            )
             yield _reason("max_latency_ms", text)
         for address, since_s in self._silent_since_s.items():
             if now_s - since_s < SILENCE_PATIENCE_S:

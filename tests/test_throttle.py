@@ -252,7 +252,7 @@ def test_reasons_are_named_and_counted() -> None:
     allowed = throttle.decide(0.0, is_file_there=False)
     assert (allowed.paused, allowed.share) == (True, 0.5)
     assert throttle.reason == Reason(
-        "max_latency_ms", "max_latency_ms: other takes 3.2 ms (limit 1)"
+        "max_latency_ms", "max_latency_ms: other takes 3.2 ms (limit 1, gives way from 0.7)"
     )
     throttle.decide(0.02, is_file_there=True)
     assert throttle.reason == Reason("pause_file", "pause_file: /p is there")
