@@ -41,7 +41,7 @@ RESTORE = "restore"
 TOPOLOGIES = ("standalone", "cluster")
 ENGINES = ("serial", "workers")
 
-MOST_N = {"lease": 8, "survey": 10, "between": 8, "purge": 14, RESTORE: 24}
+MOST_N = {"lease": 8, "survey": 10, "between": 8, "purge": 14, RESTORE: 300}
 """The moment is one of the first so many requests of its phase. There are a few more."""
 
 DOCUMENTED = frozenset({0, 2, 3, 4, 75, 130, 143})
