@@ -578,6 +578,9 @@ class _Purge:
     def _take_error(self, attempt: Attempt, command: str, reply: Exception) -> None:
         """A call without a good reply: it did nothing, or it has to be found out."""
         if not _did_nothing(reply):
+            # Behind a broken connection may be a server that has loaded an old snapshot, with keys
+            # that went in the first wave. Without its heartbeat nobody would find them.
+            self.hopeless = self.hopeless or bool(attempt.batch.wave)
             self._look_again(attempt, self._error(command, reply))
         else:
             self._leave_open(attempt, command, reply)
