@@ -53,6 +53,9 @@ RETRY_S = 1.0
 PATIENCE_S = 1.0
 """How long a renewal waits for a cluster that fails over. It is tried again; the run goes on."""
 
+RELEASE_PATIENCE_S = 5.0
+"""The same for giving it back: if that fails, a run on another machine waits for a minute."""
+
 REPLY_TIMEOUT_S = 5.0
 """How long to wait for one reply. The run waits meanwhile, and a renewal is tried again."""
 
@@ -205,7 +208,7 @@ class Lease:
         if self.forgone is not None:
             return
         with suppress(CleanupJobError):
-            self._act("release", self._value, PATIENCE_S)
+            self._act("release", self._value, RELEASE_PATIENCE_S)
         self.holds_until_s = 0.0
 
     def _lose(self, why: str) -> None:
@@ -240,6 +243,7 @@ class Lease:
                 router.wait()
         finally:
             router.close()
+            self._routes = router.routes  # it may have followed a failover
         return replies[0]
 
     def _accept(self, command: str, reply: Reply) -> Reply:

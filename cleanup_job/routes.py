@@ -240,6 +240,11 @@ class Router:
         taken, self._timings = self._timings, []
         return merge_timings([*taken, *(wire.take_timings() for wire in self._wires.values())])
 
+    @property
+    def routes(self) -> Routes:
+        """As far as is known by now."""
+        return Routes(self._access, tuple(self._spans), self._clustered)
+
     def close(self) -> None:
         """Close its connections, for those who brought their own `connect`."""
         for wire in self._wires.values():

