@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 from tests.servers import BINARIES, DEFAULT, ServerCluster, ServerProcess, in_ci
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As a shell starts what is to run in the background. The commands that tests start would inherit
-    # that, and not hear a Ctrl-C until they listen to it.
+    # As a shell starts what is to run in the background. The commands that tests start would
+    # inherit that, and not hear a Ctrl-C until they listen to it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.default_server
 COORDINATORS = 1_000
 KEYS = 6 * COORDINATORS
 KEY_S = 100e-6
-"""Of a slow server: twenty keys in the two milliseconds that a command may take. On a busy machine not
-every answer tells how long the server took, so that it takes a while to get there."""
+"""Of a slow server: twenty keys in the two milliseconds that a command may take. On a busy machine
+not every answer tells how long the server took, so that it takes a while to get there."""
 
 
 def delay_by_size(data: bytes) -> str:
