@@ -126,6 +126,7 @@ class Link:
         self._owed: deque[_Owed] = deque()
         self._is_deaf = False
         self.is_closed = False
+        self.arrived_s = 0.0
 
     async def run(self) -> None:
         forward = asyncio.ensure_future(self._guarded(self._forward(), self._to_server))
@@ -161,6 +162,7 @@ class Link:
     async def _forward(self) -> None:
         buffer = bytearray()
         while data := await self._from_client.read(CHUNK):
+            self.arrived_s = time.monotonic()
             buffer += data
             start = 0
             while (found := _request(buffer, start)) is not None:
@@ -247,7 +249,7 @@ class Proxies:
     Attributes:
         ports: of the listeners, in step with the targets.
         requests: all that passed since `begin`.
-        delay_s: called for each request, to hold it up; None: nothing does.
+        delay_s: called for each request: how long it is on its way; None: no time.
         bugs: errors of our own, which `settle` raises.
     """
 
@@ -297,7 +299,11 @@ class Proxies:
         while (left_s := self._stalled_until - time.monotonic()) > 0:
             await asyncio.sleep(left_s)
         if link is not None and self.delay_s is not None:
-            await asyncio.sleep(self.delay_s())
+            # From when it came: a way that is long delays what is on it all at once, and not one
+            # request behind the other.
+            left_s = link.arrived_s + self.delay_s() - time.monotonic()
+            if left_s > 0:
+                await asyncio.sleep(left_s)
 
     def _do(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
