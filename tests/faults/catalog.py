@@ -68,7 +68,7 @@ def at(what: Callable[[Scene, Link], object]) -> Callable[[Scene], Act]:
 
 def latency(scene: Scene) -> Act:
     async def act(link: Link) -> None:
-        link.proxies.delay_s = lambda: scene.rng.uniform(0, 0.02)
+        link.proxies.delay_s = lambda: scene.rng.uniform(0, 0.01)
 
     return act
 
