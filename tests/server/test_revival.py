@@ -74,14 +74,14 @@ class StartWriter(Observer):
 
 
 @pytest.mark.default_server
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize(("workers", "runs"), [(1, RUNS), (2, RUNS), (4, 4)])
 @pytest.mark.timeout(300)
 def test_no_coordinator_refreshed_before_its_turn_loses_a_key(
-    server: ServerProcess, client: redis.Redis, workers: int
+    server: ServerProcess, client: redis.Redis, workers: int, runs: int
 ) -> None:
     revived = 0
     shuffled = random.Random(workers)
-    for _ in range(RUNS):
+    for _ in range(runs):
         client.flushall()
         write_many(client, COORDINATORS)
         names = [f"dead-{number}" for number in range(COORDINATORS)]
