@@ -11,15 +11,19 @@ nothing of the server, since this process was busy; and then it is the server th
 
 from __future__ import annotations
 
+from collections import deque
+
 SMALLEST = 10
 """A command of fewer keys would mostly be overhead, and hardly end sooner."""
 
 LARGEST_MS = 2.0
 """What the largest command takes at most on a server that is not busy."""
 
-WEIGHT = 0.25
-"""Of the newest time in the running mean: one that the system held up counts for little, and
-four slow ones in a row are the new normal."""
+LOOKS_BACK = 4
+"""Commands of which the quickest counts. Whatever lies between us and the server only ever adds to
+what its work takes: one command that was held up counts for nothing, and four slow ones in a row
+are the new normal. On a way that takes now 1 ms and now 20 a mean would be all jitter, and have a
+server walked ten keys at a time that could do a thousand."""
 
 MOST_GROWTH = 1.5
 """From one command to the next. Shrinking has no such limit, since others wait meanwhile."""
@@ -36,15 +40,13 @@ class Pace:
         self.most = most
         self.max_block_ms = max_block_ms
         self.size = max(min(SMALLEST, most), int(most * min(1.0, max_block_ms / LARGEST_MS)))
-        self._key_ms: float | None = None
+        self._key_ms: deque[float] = deque(maxlen=LOOKS_BACK)
 
     def took(self, keys: int, seconds: float | None) -> None:
         """A command of so many keys took the server so long, if anybody can tell."""
         if seconds is None:
             return
-        key_ms = seconds * 1000 / max(1, keys)
-        if self._key_ms is None:
-            self._key_ms = key_ms
-        self._key_ms += WEIGHT * (key_ms - self._key_ms)
-        fits = self.max_block_ms / self._key_ms if self._key_ms else self.most
+        self._key_ms.append(seconds * 1000 / max(1, keys))
+        key_ms = min(self._key_ms)
+        fits = self.max_block_ms / key_ms if key_ms else self.most
         self.size = int(max(SMALLEST, min(fits, self.size * MOST_GROWTH, self.most)))

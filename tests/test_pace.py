@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,6 +63,18 @@ def test_one_hiccup_does_not_last() -> None:
     settle(pace, key_ms=0.001)
     pace.took(MOST, 0.1)
     assert settle(pace, key_ms=0.001, commands=30) == MOST
+
+
+def test_a_way_that_takes_now_little_and_now_much_is_no_work_of_the_server() -> None:
+    """A page of 1000 took ten keys in the end, and a survey a minute."""
+    pace = Pace(MOST, 2)
+    chance = random.Random(1)
+    sizes = []
+    for _ in range(500):
+        work_s, beyond_s = pace.size * 0.5e-6, max(0.0, chance.uniform(-0.005, 0.015))
+        pace.took(pace.size, work_s + beyond_s)
+        sizes.append(pace.size)
+    assert sum(sizes) / len(sizes) > MOST / 4
 
 
 def test_what_nobody_can_tell_changes_nothing() -> None:
