@@ -146,19 +146,9 @@ class Router:
         reads: bool = False,
     ) -> None:
         """Send a command of one key for each of `keys`; `then` gets all replies in their order."""
-        replies: list[Reply] = [None] * len(keys)
-        waiting = len(keys)
+        settle = _gather(len(keys), then)
         if not keys:
-            then(replies)
             return
-
-        def settle(place: int, reply: Reply) -> None:
-            nonlocal waiting
-            replies[place] = reply
-            waiting -= 1
-            if not waiting:
-                then(replies)
-
         words = command.encode().split(b" ")
 
         def call(place: int) -> _Call:
@@ -175,19 +165,7 @@ class Router:
 
         Those of a server go in one piece. None of them may be sent twice.
         """
-        replies: list[Reply] = [None] * len(commands)
-        waiting = len(commands)
-        if not commands:
-            then(replies)
-            return
-
-        def settle(place: int, reply: Reply) -> None:
-            nonlocal waiting
-            replies[place] = reply
-            waiting -= 1
-            if not waiting:
-                then(replies)
-
+        settle = _gather(len(commands), then)
         groups: dict[Endpoint | None, list[int]] = {}
         for place, (slot, _) in enumerate(commands):
             try:
@@ -423,6 +401,26 @@ def _name_of(words: Sequence[bytes | str]) -> str:
 
 def _text(word: bytes | str) -> str:
     return word if isinstance(word, str) else word.decode()
+
+
+def _gather(count: int, then: Callable[[list[Reply]], None]) -> Callable[[int, Reply], None]:
+    """Takes so many replies, each with its place; `then` gets them all when the last one is there.
+
+    It gets none at once if there are none to come.
+    """
+    replies: list[Reply] = [None] * count
+    waiting = count
+    if not count:
+        then(replies)
+
+    def settle(place: int, reply: Reply) -> None:
+        nonlocal waiting
+        replies[place] = reply
+        waiting -= 1
+        if not waiting:
+            then(replies)
+
+    return settle
 
 
 def _ignore(_: Reply) -> None:

@@ -206,7 +206,11 @@ def clock_ms(server: Server) -> int:
     Raises:
         CleanupJobError: if it can't be asked.
     """
-    seconds, micros = wires.borrow(server.endpoint).ask("TIME")
+    return _read_clock_ms(wires.borrow(server.endpoint))
+
+
+def _read_clock_ms(wire: Wire) -> int:
+    seconds, micros = wire.ask("TIME")
     return int(seconds) * 1000 + int(micros) // 1000
 
 
@@ -302,9 +306,8 @@ def _order(product: str, version: str, *, clustered: bool) -> Order:
 def _clock_ahead_ms(wire: Wire) -> int:
     """The server's clock less ours. It was read at some instant between our two readings."""
     before_ms = time.time_ns() // 1_000_000
-    seconds, micros = wire.ask("TIME")
+    server_ms = _read_clock_ms(wire)
     after_ms = time.time_ns() // 1_000_000
-    server_ms = int(seconds) * 1000 + int(micros) // 1000
     return min(0, server_ms - before_ms) or max(0, server_ms - after_ms)
 
 
