@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
@@ -54,7 +55,7 @@ def report_of(sweep: Sweep, clock: Clock, seen: Seen, swept: Swept) -> Report:
             nodes=[server.address for server in target.servers],
             db=sweep.access.endpoint.db,
         ),
-        coordinators=_coordinators(verdicts, outcomes),
+        coordinators=coordinators_of(verdicts, outcomes),
         keys=keys,
         phases=reports.Phases(**{f"{name}_s": wall_s for name, wall_s in clock.wall_s.items()}),
         commands=reports.summarize_timings(merge_timings(timings.values())),
@@ -144,7 +145,8 @@ def _status(
     return reports.status_of(keys, errors, covered=surveyed.covered, dry_run=sweep.dry_run)
 
 
-def _coordinators(verdicts: Verdicts, outcomes: Sequence[Outcome]) -> reports.Coordinators:
+def coordinators_of(verdicts: Verdicts, outcomes: Sequence[Outcome] = ()) -> reports.Coordinators:
+    """Who was found, and what became of them."""
     return reports.Coordinators(
         checked=verdicts.checked,
         live=len(verdicts.live),
@@ -156,6 +158,12 @@ def _coordinators(verdicts: Verdicts, outcomes: Sequence[Outcome]) -> reports.Co
         revived=len(all_revived(outcomes)),
         orphans_purged=len(all_orphans_purged(outcomes)),
     )
+
+
+def kept_by_reason(verdicts: Verdicts) -> dict[str, int]:
+    """How many heartbeats could not be understood, by what is wrong with them."""
+    kept = chain(verdicts.kept_as(Kind.UNREADABLE), verdicts.kept_as(Kind.FUTURE))
+    return dict(Counter(sample.reason for sample in kept))
 
 
 def _samples(verdicts: Verdicts, sweep: Sweep) -> Iterator[Sample]:

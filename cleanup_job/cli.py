@@ -11,15 +11,14 @@ import contextlib
 import functools
 import gc
 import os
-import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from cleanup_job import __version__
+from cleanup_job.arguments import make_parser
 from cleanup_job.errors import CleanupJobError, ConfigError
 from cleanup_job.files import require_file, require_plan, require_writable, write_whole
 from cleanup_job.stop_signals import StopSignals
@@ -43,83 +42,13 @@ EXIT_USAGE = 2
 EXIT_PARTIAL = 3
 EXIT_REFUSED = 4
 
-_EXIT_CODES = """\
-exit codes:
-  0        complete (a dry run too)
-  1        a bug; please report it
-  2        usage, configuration, or the server refuses (password, rights, replica)
-  3        partial: something failed, is unknown or was not covered; run again
-  4        refused by a safety limit that the message names; nothing was deleted
-  75       try again later: unreachable, loading, out of memory, another run is at it, or the stop
-           file is there; nothing was deleted
-  130/143  stopped by Ctrl-C or SIGTERM (129: the terminal is gone); batches in flight were
-           finished
-"""
-
-_RUN_EXAMPLES = """\
-examples:
-  cleanup-job run --url redis://db.example:6379/0 --dry-run    what would go, and why
-  cleanup-job run --url redis://db.example:6379/0              delete it
-  cleanup-job run -c configs/blocking.yaml --json report.json  by a file, with a report
-  REDIS_PASSWORD=... cleanup-job run --url redis://db.example  the password, out of sight
-  cleanup-job run --dry-run --plan plan.jsonl.gz               write down what would go,
-  cleanup-job run --plan plan.jsonl.gz                         and delete nothing else
-  cleanup-job run --orphans purge --orphan-grace 3600          keys without a heartbeat too
-  cleanup-job run --url rediss://db.example --ca-file ca.pem   TLS, and whom to trust
-  cleanup-job run --url redis+sentinel://a.example,b.example/service/0
-
-environment:
-  REDIS_URL, or REDIS_HOST, REDIS_PORT, REDIS_DB; REDIS_PASSWORD if the URL has none
-  CLEANUP_JOB_CONFIG (as -c), CLEANUP_JOB_STALE_AFTER, _ORPHANS, _ORPHAN_GRACE, _WORKERS,
-  _ENGINE, _PER_NODE, _MAX_BLOCK_MS, _ALLOW_PARTIAL (true or false), _LOCK, _EXPECT_ALL_DEAD, and
-  each limit and throttle above by its name (_MAX_PURGE, _NICE, ...); _PASSWORD_FILE, _CA_FILE,
-  _CERT_FILE, _KEY_FILE, _SERVER_NAME, _SENTINEL_PASSWORD, _SENTINEL_PASSWORD_FILE (as in the file).
-  A flag wins over the environment, the environment over the file.
-
-"""
-
-_DEMO_EXAMPLES = """\
-examples:
-  cleanup-job demo                         10,000 dead coordinators, swept and checked
-  cleanup-job demo --coordinators 100000   a larger case
-  cleanup-job demo --cluster               the same on a cluster of three primaries
-  cleanup-job demo --keep                  leave the server running to look around
-
-It needs the embedded server: pip install 'cleanup-job[embedded]'
-"""
-
-_ACL_EXAMPLES = """\
-examples:
-  cleanup-job acl                                     on stdout a command for redis-cli
-  cleanup-job acl --cluster --orphans purge           for each node of a cluster
-  cleanup-job acl -c configs/blocking.yaml --dry-run  for a user who may only look
-"""
-
-_RESTORE_EXAMPLES = """\
-examples:
-  cleanup-job run --journal /var/lib/cleanup-job/          a run that can be undone
-  cleanup-job restore FILE --dry-run                       what would be put back
-  cleanup-job restore FILE --url redis://db.example:6379   put it back
-  cleanup-job restore FILE --only coordinator-7            of one coordinator
-
-What exists is never overwritten, and what has expired does not come back. Restored heartbeats are
-as stale as they were: stop the timer of the job, or raise stale_after, before it runs again.
-
-"""
-
-_CHECK_EXAMPLES = """\
-examples:
-  cleanup-job check configs/blocking.yaml   errors with their place, or what is in effect
-  cleanup-job schema > cleanup-job.schema.json
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The `cleanup-job` command."""
     open_closed_streams()
     try:
-        arguments = _parser().parse_args(argv)
-        code = arguments.command(arguments)
+        arguments = make_parser().parse_args(argv)
+        code = _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
     except CleanupJobError as error:
         say(f"cleanup-job: {error}")
@@ -138,258 +67,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cleanup-job",
-        description="Find coordinators whose heartbeat is stale or gone, and delete their keys.",
-        epilog="'cleanup-job COMMAND --help' has examples.\n\n" + _EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"cleanup-job {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands)
-    _add_demo(commands)
-    _add_restore(commands)
-    _add_acl(commands)
-    _add_check(commands)
-    _add_schema(commands)
-    return parser
-
-
-def _add_command(
-    commands: Any, name: str, command: Callable[..., int], summary: str, epilog: str
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=command)
-    return parser
-
-
-def _add_run(commands: Any) -> None:
-    parser = _add_command(commands, "run", _run, "sweep a server", _RUN_EXAMPLES + _EXIT_CODES)
-    parser.add_argument("-c", "--config", metavar="FILE", help="a YAML file (see configs/)")
-    parser.add_argument(
-        "--url",
-        help="redis://[user@]host[:port][/db], rediss:// for TLS, unix:///path[?db=N], or "
-        "redis+sentinel://host[:port],host[:port]/service[/db]; any node of a cluster will do",
-    )
-    parser.add_argument(
-        "--ca-file", metavar="FILE", help="the only authorities to trust, for rediss://"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="only tell what would go; nothing is written"
-    )
-    parser.add_argument(
-        "--json", metavar="FILE", help="write the report as JSON; - for stdout, without the text"
-    )
-    parser.add_argument(
-        "--journal",
-        metavar="FILE",
-        help="write all that is deleted to a new FILE before it is, or to one in a folder; "
-        "cleanup-job restore FILE puts it back",
-    )
-    parser.add_argument(
-        "--profile",
-        metavar="FILE",
-        help="write cProfile's figures of the job, and of each worker to FILE.worker-N; "
-        "python -m pstats FILE reads them",
-    )
-    parser.add_argument(
-        "--plan",
-        metavar="FILE",
-        help="with --dry-run: write there what would go, gzipped if it ends in .gz; without: "
-        "delete nothing but what is in there and still dead",
-    )
-    parser.add_argument("--stale-after", metavar="S", help="seconds after which a beat is stale")
-    parser.add_argument(
-        "--orphans", metavar="WHAT", help="ignore, report (the default) or purge keys without beat"
-    )
-    parser.add_argument(
-        "--orphan-grace", metavar="S", help="seconds untouched before an orphan may go"
-    )
-    parser.add_argument("--workers", metavar="N", help="worker processes, or auto")
-    parser.add_argument("--engine", metavar="NAME", help="serial or processes")
-    parser.add_argument(
-        "--max-block-ms",
-        metavar="MS",
-        help="about how long one command may hold the server (default 2); slow servers get "
-        "smaller commands",
-    )
-    parser.add_argument(
-        "--per-node", metavar="N", help="workers at one primary of a cluster at once, or auto"
-    )
-    parser.add_argument(
-        "--allow-partial",
-        action="store_const",
-        const="true",
-        help="sweep a cluster of which some slots are not served",
-    )
-    parser.add_argument(
-        "--max-attempts",
-        metavar="N",
-        help="how often a task is tried whose worker or connection was lost (default 3)",
-    )
-    _add_show(parser)
-    _add_limits(parser)
-    _add_throttle(parser)
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("limits, checked before anything is deleted (exit code 4)")
-    for flag, metavar, text in (
-        ("--max-purge", "N", "refuse to delete more coordinators"),
-        ("--max-keys", "N", "refuse to delete more keys"),
-        ("--max-stale-fraction", "X", "refuse if more than this share, 0 to 1, is stale"),
-        (
-            "--suspicious-from",
-            "N",
-            "refuse if none of N coordinators or more is live (default 100)",
-        ),
-        ("--clock-tolerance", "S", "warn if clocks differ by more seconds (default 5)"),
-        ("--max-clock-skew", "S", "refuse if they do (default 300)"),
-        ("--max-plan-age", "S", "refuse a plan that is older (default 3600)"),
-        ("--confirm-above", "N", "on a terminal, ask before more coordinators go (default 100)"),
-    ):
-        group.add_argument(flag, metavar=metavar, help=text)
-    group.add_argument(
-        "--expect-all-dead",
-        action="store_const",
-        const="true",
-        help="go on even if no coordinator at all is live",
-    )
-    group.add_argument(
-        "-y", "--yes", action="store_true", help="the same, and do not ask for confirmation"
-    )
-    _add_no_lock(group, "run although another run may be at the same keys")
-
-
-def _add_no_lock(parser: Any, text: str) -> None:
-    parser.add_argument("--no-lock", dest="lock", action="store_const", const="false", help=text)
-
-
-def _add_throttle(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("throttle, to go gently or to end in time")
-    for flag, metavar, text in (
-        ("--max-latency-ms", "MS", "give way while somebody else's command would wait longer"),
-        ("--max-foreground-ops", "N", "pause while others send more commands per second"),
-        ("--max-used-memory", "BYTES", "pause while a server uses more"),
-        ("--max-replica-lag-bytes", "N", "pause while a replica is more bytes behind"),
-        ("--max-replica-lag", "S", "pause while a replica is silent for more seconds"),
-        ("--max-blocked-clients", "N", "pause while more clients wait in a blocking command"),
-        ("--nice", "R", "seconds to rest for each second of work"),
-        ("--max-keys-per-second", "N", "most keys to delete per second"),
-        ("--pause-file", "FILE", "pause while it is there"),
-        ("--stop-file", "FILE", "end the run when it appears (exit code 3)"),
-        ("--time-budget", "S", "end the run after so long (exit code 3); the next one goes on"),
-    ):
-        group.add_argument(flag, metavar=metavar, help=text)
-
-
-def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--show",
-        metavar="N",
-        type=_count,
-        default=3,
-        help="how many samples of each verdict to show (default 3)",
-    )
-
-
-def _add_demo(commands: Any) -> None:
-    parser = _add_command(
-        commands, "demo", _demo, "try it on an embedded server with made-up data", _DEMO_EXAMPLES
-    )
-    parser.add_argument(
-        "--coordinators",
-        metavar="N",
-        type=_count,
-        default=10_000,
-        help="stale coordinators to seed (default 10000), beside 10 live ones",
-    )
-    parser.add_argument("--cluster", action="store_true", help="three primaries, not one server")
-    parser.add_argument("--keep", action="store_true", help="leave the server running")
-    _add_show(parser)
-
-
-def _add_restore(commands: Any) -> None:
-    parser = _add_command(
-        commands,
-        "restore",
-        _restore,
-        "put back what a run deleted, from its journal",
-        _RESTORE_EXAMPLES + _EXIT_CODES,
-    )
-    parser.add_argument("file", metavar="FILE", help="what run --journal has written")
-    parser.add_argument("-c", "--config", metavar="FILE", help="a YAML file, for its redis section")
-    parser.add_argument("--url", help="as for run")
-    parser.add_argument(
-        "--ca-file", metavar="FILE", help="the only authorities to trust, for rediss://"
-    )
-    parser.add_argument("--only", metavar="ID", help="the keys of this coordinator alone")
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would be put back")
-    _add_no_lock(parser, "restore although a run may be at the same keys")
-    parser.add_argument(
-        "--json", metavar="FILE", help="write the report as JSON; - for stdout, without the text"
-    )
-
-
-def _add_acl(commands: Any) -> None:
-    parser = _add_command(
-        commands, "acl", _acl, "print the least rights that suffice, and why", _ACL_EXAMPLES
-    )
-    parser.add_argument("-c", "--config", metavar="FILE", help="a YAML file (see configs/)")
-    parser.add_argument(
-        "--user", metavar="NAME", default="cleanup-job", help="whose rights (default cleanup-job)"
-    )
-    parser.add_argument("--cluster", action="store_true", help="for the nodes of a cluster")
-    parser.add_argument(
-        "--orphans", metavar="WHAT", help="ignore, report or purge, as it is to be run"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="for a user who may only make dry runs"
-    )
-    _add_no_lock(parser, "for a user who runs with --no-lock only")
-    parser.add_argument(
-        "--journal",
-        action="store_true",
-        help="for runs with --journal",
-    )
-    parser.add_argument(
-        "--restore", action="store_true", help="for a user who restores, and nothing else"
-    )
-
-
-def _add_check(commands: Any) -> None:
-    parser = _add_command(
-        commands,
-        "check",
-        _check,
-        "validate a configuration file and show what is in effect",
-        _CHECK_EXAMPLES,
-    )
-    parser.add_argument("file", metavar="FILE")
-
-
-def _add_schema(commands: Any) -> None:
-    _add_command(
-        commands,
-        "schema",
-        _schema,
-        "print the JSON Schema of the configuration file",
-        _CHECK_EXAMPLES,
-    )
-
-
 def _run(arguments: argparse.Namespace) -> int:
     config = _load(arguments)
     _check_run(arguments)
-    if arguments.profile:
-        require_file(Path(arguments.profile))
+    if arguments.cprofile:
+        require_file(Path(arguments.cprofile))
     if arguments.plan:
         require_plan(arguments)
     stop = StopSignals(signal.SIGHUP)
@@ -399,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.dry_run,
             arguments.show,
             stop,
-            arguments.profile,
+            arguments.cprofile,
             arguments.plan,
             arguments.journal,
             asks=not arguments.yes and sys.stdin.isatty() and sys.stderr.isatty(),
@@ -408,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
         _tell_of_plan(report)
     # With the terminal the text's reader is gone, and the code is to say that.
     with contextlib.suppress(*((ConfigError,) if stop.received == signal.SIGHUP else ())):
-        _publish(report, arguments.json)
+        _publish(report, arguments)
     if report.status == "refused":
         for problem in report.errors:
             say(f"cleanup-job: refused, nothing was deleted: {problem.message}")
@@ -424,8 +106,10 @@ def _check_run(arguments: argparse.Namespace) -> None:
             "cleanup-job: warning: a password in --url can be seen in the process list; "
             "use REDIS_PASSWORD or REDIS_URL"
         )
-    if arguments.json and arguments.json != "-":
-        require_writable(Path(arguments.json))
+    for name in ("json", "html", "prom"):
+        path = getattr(arguments, name, None)
+        if path and path != "-":
+            require_writable(f"--{name}", Path(path))
 
 
 def _load(arguments: argparse.Namespace) -> Config:
@@ -482,23 +166,32 @@ def _profiled(sweep: Callable[[], Report], path: str) -> Report:
         try:
             profiler.dump_stats(path)
         except OSError as error:
-            say(f"cleanup-job: warning: --profile: {path} can't be written ({error.strerror})")
+            say(f"cleanup-job: warning: --cprofile: {path} can't be written ({error.strerror})")
 
 
-def _publish(report: Report, json_path: str | None) -> None:
-    """The text on stdout, or the JSON if it is asked for there."""
-    from cleanup_job.report import to_json, to_text
+def _publish(report: Report, arguments: argparse.Namespace) -> None:
+    """The report in each form that was asked for; what fails costs none of the others.
 
-    _publish_as(to_text(report), to_json(report), json_path)
+    Raises:
+        ConfigError: of the first file that could not be written.
+    """
+    from cleanup_job.report import to_json
+    from cleanup_job.text import to_text
+
+    failed: list[ConfigError] = []
+    if arguments.html:
+        from cleanup_job.page import to_html
+
+        write_whole("--html", arguments.html, to_html(report), failed)
+    _publish_as(to_text(report), to_json(report), arguments.json, failed)
+    if failed:
+        raise failed[0]
 
 
-def _publish_as(text: str, json: bytes, json_path: str | None) -> None:
-    if json_path == "-":
-        put_report(json)
-        return
-    if json_path:
-        write_whole(Path(json_path), json)
-    put_report(text)
+def _publish_as(text: str, json: bytes, json_path: str | None, failed: list[ConfigError]) -> None:
+    """The text on stdout, or the JSON if it is asked for there, or could not be written."""
+    written = json_path and json_path != "-" and write_whole("--json", json_path, json, failed)
+    put_report(text if written or not json_path else json)
 
 
 def _tell_of_plan(report: Report) -> None:
@@ -547,7 +240,10 @@ def _restore(arguments: argparse.Namespace) -> int:
             dry_run=arguments.dry_run,
             observer=Bars(lambda: stop.name, say),
         )
-    _publish_as(to_text(report), to_json(report), arguments.json)
+    failed: list[ConfigError] = []
+    _publish_as(to_text(report), to_json(report), arguments.json, failed)
+    if failed:
+        raise failed[0]
     return _exit_code(report, stop.received)
 
 
@@ -573,6 +269,14 @@ def _demo(arguments: argparse.Namespace) -> int:
     if stop.received:
         return 128 + stop.received
     return EXIT_COMPLETE if result else EXIT_BUG
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    raise NotImplementedError
 
 
 def _acl(arguments: argparse.Namespace) -> int:
@@ -613,13 +317,19 @@ def _schema(_: argparse.Namespace) -> int:
     return EXIT_COMPLETE
 
 
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
-    return int(text)
-
-
 def _password_in(url: str) -> bool:
     from cleanup_job.config import parse_url
 
     return parse_url(url).endpoint.password is not None
+
+
+_COMMANDS = {
+    "run": _run,
+    "demo": _demo,
+    "restore": _restore,
+    "render": _render,
+    "check": _check,
+    "schema": _schema,
+    "acl": _acl,
+    "completion": _completion,
+}

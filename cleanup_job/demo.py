@@ -21,7 +21,8 @@ import redis
 from cleanup_job.config import Config, Redis
 from cleanup_job.embedded import NODE, LocalServer, form_cluster, packaged_binary, slots_of
 from cleanup_job.errors import ConfigError, ServerUnavailableError
-from cleanup_job.report import Report, to_text
+from cleanup_job.report import Report
+from cleanup_job.text import to_text
 
 STALE_AGE_MS = 700_000
 

@@ -7,15 +7,14 @@ import os
 from pathlib import Path
 
 from cleanup_job.errors import ConfigError
-from cleanup_job.streams import put_report
 from cleanup_job.whole_file import replacing
 
 
-def require_writable(path: Path) -> None:
+def require_writable(flag: str, path: Path) -> None:
     """Find out before the run that its report can't be written, not after it."""
     special = path.exists() and not path.is_file()
     if path.is_dir() or not os.access(path if special else path.resolve().parent, os.W_OK):
-        raise ConfigError(f"--json: {path} can't be written; name a file in a folder that can be")
+        raise ConfigError(f"{flag}: {path} can't be written; name a file in a folder that can be")
 
 
 def require_plan(arguments: argparse.Namespace) -> None:
@@ -23,10 +22,12 @@ def require_plan(arguments: argparse.Namespace) -> None:
     from cleanup_job import plan_file
 
     path = Path(arguments.plan)
-    for name in ("json", "profile", "journal", "config"):
+    for name in ("json", "html", "prom", "log_file", "cprofile", "journal", "config"):
         other = getattr(arguments, name, None)
         if other and Path(other).resolve() == path.resolve():
-            raise ConfigError(f"--plan: {path} is the file of --{name} too; name another one")
+            raise ConfigError(
+                f"--plan: {path} is the file of --{name.replace('_', '-')} too; name another one"
+            )
     if arguments.dry_run:
         plan_file.require_writable(path)
 
@@ -35,20 +36,20 @@ def require_file(path: Path) -> None:
     """The same for a profile, which is written in place, with others beside it."""
     there = path.exists()
     if str(path) == "-" or (there and not path.is_file()):
-        raise ConfigError(f"--profile: {path} is no file; name one, such as sweep.prof")
+        raise ConfigError(f"--cprofile: {path} is no file; name one, such as sweep.prof")
     if not os.access(path.resolve().parent, os.W_OK) or (there and not os.access(path, os.W_OK)):
         raise ConfigError(
-            f"--profile: {path} can't be written; name a file in a folder that can be"
+            f"--cprofile: {path} can't be written; name a file in a folder that can be"
         )
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write the report; if that can't be, it goes to stdout, so that it is not lost."""
+def write_whole(flag: str, path: str, content: bytes, failed: list[ConfigError]) -> bool:
+    """Write one form of the report. If it can't be, say why in `failed` and go on with others."""
     try:
-        with replacing(path) as file:
+        with replacing(Path(path)) as file:
             file.write(content)
     except OSError as error:
-        put_report(content)
-        raise ConfigError(
-            f"--json: {path} can't be written ({error.strerror}); the report is on stdout"
-        ) from error
+        instead = "; the report is on stdout" if flag == "--json" else ""
+        failed.append(ConfigError(f"{flag}: {path} can't be written ({error.strerror}){instead}"))
+        return False
+    return True

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cleanup_job import brakes, topology
-from cleanup_job.account import report_of
+from cleanup_job.account import coordinators_of, kept_by_reason, report_of
 from cleanup_job.clock import Clock, out_of_memory
 from cleanup_job.config import Config
 from cleanup_job.costs import Seen
@@ -79,6 +79,7 @@ def run(
         BrokenOffError: the same in the middle of the purge; the next run goes on.
     """
     clock = Clock(observer or Observer())
+    clock.observer.started(clock.run_id, clock.started_at_text)
     try:
         return _run(config, clock, dry_run, show, profile, plan_path, journal)
     except MemoryError:
@@ -120,6 +121,8 @@ def _run(
             scope = scope_of_run(sweep, surveyed, verdicts, by_plan)
             plan = _plan(sweep, pool, surveyed, verdicts, scope)
             surveyed = stopped_since(sweep, surveyed)
+        clock.observer.judged(coordinators_of(verdicts), kept_by_reason(verdicts))
+        clock.observer.planned(plan.coordinators, plan.counts)
         refused = _refusals(sweep, surveyed.target, verdicts, plan)
         with clock.phase("purge", plan.size):
             goes = not (dry_run or refused)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cleanup_job.model import Partition, Target
 from cleanup_job.plan import Preview
+from cleanup_job.report import Coordinators
 
 
 class Observer:
     """What somebody who watches a run is told. This one ignores it; override what you need."""
+
+    def started(self, run_id: str, started_at: str) -> None:
+        """The run begins; `started_at` is RFC 3339, in UTC."""
 
     def found(self, target: Target) -> None:
         """These are the servers."""
@@ -23,6 +29,12 @@ class Observer:
 
     def ended(self) -> None:
         """The phase is over."""
+
+    def judged(self, found: Coordinators, kept: Mapping[str, int]) -> None:
+        """Who is live, stale and orphaned; and how many could not be understood, by reason."""
+
+    def planned(self, coordinators: int, keys: Mapping[str, int]) -> None:
+        """So many coordinators, with so many keys of each family, are to go."""
 
     def confirm(self, preview: Preview) -> bool:  # noqa: ARG002 - for those who look
         """False to delete nothing. Asked of plans of more than `confirm_above` coordinators."""

@@ -11,15 +11,9 @@ from collections.abc import Mapping
 import msgspec
 
 from cleanup_job.model import HEARTBEAT, Counts, Problem
-from cleanup_job.report import (
-    SCHEMA_VERSION,
-    CommandTimes,
-    Target,
-    command_line,
-    problem_line,
-    product_name,
-)
+from cleanup_job.report import SCHEMA_VERSION, CommandTimes, Target
 from cleanup_job.restore import OUTCOMES
+from cleanup_job.text import command_line, problem_line, product_name
 
 
 class RestoredKeys(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ from cleanup_job.restore_report import (
     RestoreReport,
     count,
 )
+from cleanup_job.text import product_name
 
 
 class _Pulse(Rests):
@@ -205,7 +206,7 @@ def _warnings(journal: Journal, target: Target, db: int) -> Iterator[Problem]:
     here = target.servers[0]
     if opening.product != here.product:
         message = (
-            f"the journal was written on {reports.product_name(opening.product)} "
+            f"the journal was written on {product_name(opening.product)} "
             f"{opening.version}, whose dumps this server may not be able to read"
         )
         yield Problem("other_product", message, 1, (here.address,))

@@ -29,7 +29,7 @@ COMPOSERS = {
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
 LAYERS = [
-    {"errors", "keyspace", "pace", "prints", "throttle", "whole_file"},
+    {"errors", "keyspace", "pace", "prints", "throttle", "whole_file", "arguments"},
     {"cursors", "pulse"},
     {"model"},
     {"acl", "tls", "brakes", "journal", "streams"},
@@ -38,7 +38,8 @@ LAYERS = [
     {"routes", "embedded", "processes", "gauge"},
     {"lease", "dump"},
     STAGES,
-    {"observer", "restore_report"},
+    {"observer", "text", "page"},
+    {"restore_report"},
     {"clock"},
     {"run_journal"},
     {"sweep"},

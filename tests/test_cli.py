@@ -107,14 +107,14 @@ class TestHelp:
             assert f"\n    {command} " in out
 
     def test_every_example_of_run_can_be_parsed(self) -> None:
-        from cleanup_job import cli
+        from cleanup_job import arguments
 
         examples = re.findall(
-            r"^  (?:\S+=\S+ )?cleanup-job (.*?)(?:  +.*)?$", cli._RUN_EXAMPLES, re.M
+            r"^  (?:\S+=\S+ )?cleanup-job (.*?)(?:  +.*)?$", arguments._RUN_EXAMPLES, re.M
         )
         assert len(examples) == 9
         for example in examples:
-            cli._parser().parse_args(example.split())
+            arguments.make_parser().parse_args(example.split())
 
 
 def test_version() -> None:
@@ -323,7 +323,7 @@ class TestRun:
     ) -> None:
         write_many(client, 1_000)
         path = tmp_path / "job.prof"
-        words = ("run", "--url", server.url, "--workers", str(workers), "--profile", str(path))
+        words = ("run", "--url", server.url, "--workers", str(workers), "--cprofile", str(path))
         assert call(*words).returncode == 0
         assert client.dbsize() == 0
         profile: Any = pstats.Stats(str(path))
@@ -346,13 +346,13 @@ class TestRun:
         self, server: ServerProcess, client: redis.Redis, tmp_path: Path
     ) -> None:
         write_many(client, 1)
-        done = call("run", "--url", server.url, "--profile", str(tmp_path / "no" / "p"))
+        done = call("run", "--url", server.url, "--cprofile", str(tmp_path / "no" / "p"))
         assert (done.returncode, client.dbsize()) == (2, 6)
-        assert "--profile" in done.stderr
+        assert "--cprofile" in done.stderr
         for path in ("-", "/dev/null", str(tmp_path)):
-            done = call("run", "--url", server.url, "--profile", path)
+            done = call("run", "--url", server.url, "--cprofile", path)
             assert (done.returncode, client.dbsize()) == (2, 6)
-            assert f"--profile: {path} is no file" in done.stderr
+            assert f"--cprofile: {path} is no file" in done.stderr
 
     def test_a_profile_that_finds_no_room_costs_nothing_else(
         self, server: ServerProcess, client: redis.Redis, tmp_path: Path
@@ -361,11 +361,11 @@ class TestRun:
         path = tmp_path / "p"
         # No file of this process may be longer than that; the signal that says so is ignored.
         script = 'trap "" XFSZ; ulimit -f 0; exec "$@"'
-        words = ("run", "--url", server.url, "--profile", str(path))
+        words = ("run", "--url", server.url, "--cprofile", str(path))
         done = shell(script, *words)
         assert (done.returncode, client.dbsize()) == (0, 0)
         assert "6,000 of 6,000 planned keys deleted" in done.stdout
-        assert f"--profile: {path} can't be written" in done.stderr
+        assert f"--cprofile: {path} can't be written" in done.stderr
 
     def test_nor_do_those_of_workers(
         self, server: ServerProcess, client: redis.Redis, tmp_path: Path
@@ -374,7 +374,7 @@ class TestRun:
         path = tmp_path / "p"
         for number in range(1, 5):
             path.with_name(f"p.worker-{number}").mkdir()
-        done = call("run", "--url", server.url, "--workers", "2", "--profile", str(path))
+        done = call("run", "--url", server.url, "--workers", "2", "--cprofile", str(path))
         assert (done.returncode, client.dbsize()) == (0, 0)
         assert path.is_file()
 

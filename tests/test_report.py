@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from cleanup_job.model import OUTCOMES, Counts, Kind, Outcome, Problem, Sample
 from cleanup_job.report import (
-    WIDTH,
     ClientUse,
     CommandTimes,
     Coordinators,
@@ -34,8 +33,8 @@ from cleanup_job.report import (
     sum_up,
     summarize_timings,
     to_json,
-    to_text,
 )
+from cleanup_job.text import WIDTH, to_text
 
 FAMILIES = ("heartbeat", "signal")
 

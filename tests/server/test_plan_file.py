@@ -16,7 +16,8 @@ from cleanup_job import cli, plan_file
 from cleanup_job.config import Config, Redis
 from cleanup_job.errors import RefusedError
 from cleanup_job.job import Observer, run
-from cleanup_job.report import PlanUse, Report, to_text
+from cleanup_job.report import PlanUse, Report
+from cleanup_job.text import to_text
 from tests.keys import (
     STALE_MS,
     assert_adds_up,
