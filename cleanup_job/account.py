@@ -9,8 +9,10 @@ from itertools import chain, islice
 
 from cleanup_job import report as reports
 from cleanup_job import topology
+from cleanup_job.ages import bands_of
 from cleanup_job.clock import Clock
 from cleanup_job.costs import Seen, costs_of, pauses_of
+from cleanup_job.course import course_of, stops_of
 from cleanup_job.judge import Verdicts
 from cleanup_job.lease import LEASE_LOST
 from cleanup_job.model import (
@@ -23,7 +25,13 @@ from cleanup_job.model import (
     merge_timings,
     printable,
 )
-from cleanup_job.outcomes import all_not_attempted, all_orphans_purged, all_revived, losses_of
+from cleanup_job.outcomes import (
+    all_not_attempted,
+    all_orphans_purged,
+    all_revived,
+    all_spared,
+    losses_of,
+)
 from cleanup_job.remarks import warnings_of
 from cleanup_job.report import Report
 from cleanup_job.sweep import Surveyed, Sweep, Swept
@@ -69,7 +77,15 @@ def report_of(sweep: Sweep, clock: Clock, seen: Seen, swept: Swept) -> Report:
         throttle=pauses_of(sweep, clock),
         stopped_by=ended_by.code if ended_by and _is_cut_short(swept) else None,
         losses=[reports.Loss(printable(name), lost) for name, lost in losses_of(outcomes).items()],
-        samples=[reports.example(sample) for sample in _samples(verdicts, sweep)],
+        samples=[
+            *(reports.example(sample) for sample in _samples(verdicts, sweep)),
+            *_back_to_life(outcomes, sweep.show),
+        ],
+        ages=bands_of(verdicts.stale.ages_ms),
+        timeline=course_of(clock.spans, clock.done, timings, clock.began_s),
+        stops=stops_of(sweep.gauge.throttle.ledger.pauses, clock.began_s, clock.duration_s),
+        uncovered=[*topology.ranges_of(surveyed.uncovered)],
+        config=sweep.config.shown(),
         plan=swept.plan_use if isinstance(swept.plan_use, reports.PlanUse) else None,
         warnings=warnings_of(sweep, swept, clock.pool),
         errors=errors,
@@ -164,6 +180,18 @@ def kept_by_reason(verdicts: Verdicts) -> dict[str, int]:
     """How many heartbeats could not be understood, by what is wrong with them."""
     kept = chain(verdicts.kept_as(Kind.UNREADABLE), verdicts.kept_as(Kind.FUTURE))
     return dict(Counter(sample.reason for sample in kept))
+
+
+def _back_to_life(outcomes: Sequence[Outcome], show: int) -> Iterator[reports.Example]:
+    """Some of those that were to go, and were kept when their turn came."""
+    revived = all_revived(outcomes)
+    others = all_spared(outcomes) - revived
+    for verdict, names, reason in (
+        ("revived", revived, "its heartbeat was fresh when its turn came"),
+        ("spared", others, "its heartbeat, or a key of it, had changed when its turn came"),
+    ):
+        for name in sorted(names)[:show]:
+            yield reports.Example(printable(name), verdict, reason)
 
 
 def _samples(verdicts: Verdicts, sweep: Sweep) -> Iterator[Sample]:

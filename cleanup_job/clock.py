@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from time import perf_counter, process_time
 
+from cleanup_job.course import Span
 from cleanup_job.errors import BrokenOffError, CleanupJobError, OutOfMemoryError
 from cleanup_job.observer import Observer
 from cleanup_job.pool import Pool
@@ -19,6 +20,9 @@ class Clock:
 
     Attributes:
         now: the phase at hand.
+        began_s: when the run began, by `perf_counter`, as all stamps are.
+        spans: the phases that are over.
+        done: keys that were done, and when.
     """
 
     def __init__(self, observer: Observer) -> None:
@@ -29,7 +33,9 @@ class Clock:
         self.now = ""
         self.wall_s: dict[str, float] = {}
         self.cpu_s: dict[str, float] = {}
-        self._started = perf_counter()
+        self.began_s = perf_counter()
+        self.spans: list[Span] = []
+        self.done: list[tuple[float, int]] = []
         self._cpu_before_s = process_time()
         self._whole_cpu_before_s = _whole_cpu_s()
 
@@ -41,20 +47,35 @@ class Clock:
     @contextmanager
     def phase(self, name: str, keys: int) -> Iterator[None]:
         """Everything in it is this phase's."""
-        began, cpu_before_s = perf_counter(), self.client_cpu_s
+        began_s, cpu_before_s = perf_counter(), self.client_cpu_s
         self.now = name
         self.observer.began(name, keys)
         try:
             yield
         finally:
             self.observer.ended()
-            self.wall_s[name] = round(perf_counter() - began, 4)
+            ended_s = perf_counter()
+            self.spans.append(Span(name, began_s, ended_s))
+            self.wall_s[name] = round(ended_s - began_s, 4)
             self.cpu_s[name] = round(self.client_cpu_s - cpu_before_s, 4)
+
+    def advanced(self, keys: int) -> None:
+        """So many more keys are done: stamped, and passed on to the observer."""
+        self.done.append((perf_counter(), keys))
+        self.observer.advanced(keys)
+
+    def paused(self, reason: str | None) -> None:
+        """Passed on; the throttle's ledger knows when it was."""
+        self.observer.paused(reason)
+
+    def stopping(self) -> bool | str:
+        """Passed on."""
+        return self.observer.stopping()
 
     @property
     def duration_s(self) -> float:
         """Since the run began."""
-        return round(perf_counter() - self._started, 4)
+        return round(perf_counter() - self.began_s, 4)
 
     @property
     def whole_cpu_s(self) -> float:

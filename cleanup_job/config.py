@@ -301,6 +301,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="end the run when a file of this name appears"),
     ] = None
 
+    def shown(self) -> dict[str, Any]:
+        """All settings as plain values, with *** in place of secrets."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain["redis"] = self.redis.shown()
+        plain["keys"]["timestamp"]["fields"] = list(self.keys.timestamp.fields)
+        return plain
+
     def access(self) -> Access:
         """How to get at the servers.
 
@@ -549,12 +556,9 @@ def json_schema() -> bytes:
 
 def effective_yaml(config: Config) -> str:
     """The configuration as a file would state it, without its password."""
-    plain = msgspec.to_builtins(config)
-    plain["redis"] = config.redis.shown()
-    plain["keys"]["timestamp"]["fields"] = list(config.keys.timestamp.fields)
     import yaml  # see `load`
 
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.shown(), sort_keys=False, allow_unicode=True)
 
 
 def _convert(document: dict[str, Any], source: str) -> Config:

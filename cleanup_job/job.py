@@ -166,7 +166,7 @@ def _prepare(
         schema=schema,
         rule=config.rule(),
         observer=clock.observer,
-        watch=RunWatch(clock.observer, checks, gauge if bounds.any else None, lease),
+        watch=RunWatch(clock, checks, gauge if bounds.any else None, lease),
         gauge=gauge,
         max_block_ms=bounds.block_ms(config.max_block_ms, workers),
         dry_run=dry_run,
@@ -180,7 +180,7 @@ def _prepare(
 
 def _checks(config: Config, clock: Clock, lease: Lease | None) -> Iterator[Check]:
     """What may end the run; the first that does is told in the report."""
-    yield told_to(clock.observer)
+    yield told_to(clock)
     if config.stop_file is not None:
         yield stop_file(config.stop_file)
     if config.time_budget is not None:

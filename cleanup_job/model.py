@@ -241,7 +241,8 @@ class Partition(msgspec.Struct, frozen=True):
 
 
 Timings = dict[str, list[float]]
-"""Seconds that each call of a command took on the server's side of the wire, by command."""
+"""By command, in turn for each of its calls: the moment of the reply (`perf_counter`), and the
+seconds that it took on the server's side of the wire."""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -788,6 +789,6 @@ def merge_timings(parts: Iterable[Timings]) -> Timings:
     """All timings together."""
     merged: Timings = {}
     for part in parts:
-        for command, seconds in part.items():
-            merged.setdefault(command, []).extend(seconds)
+        for command, stamped in part.items():
+            merged.setdefault(command, []).extend(stamped)
     return merged

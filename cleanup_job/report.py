@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from cleanup_job.errors import ConfigError
 from cleanup_job.model import (
     OUTCOMES,
     Counts,
@@ -286,6 +287,37 @@ def to_json(report: msgspec.Struct) -> bytes:
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
+def from_json(content: bytes, source: str) -> Report:
+    """A report that `to_json` has written, now or in an earlier version.
+
+    Args:
+        content: the file.
+        source: its name, for errors.
+
+    Raises:
+        ConfigError: it is no such report, or of a version that we do not know.
+    """
+    remedy = "give it what cleanup-job run --json has written"
+    try:
+        version = msgspec.json.decode(content, type=_Versioned).schema_version
+        if version > SCHEMA_VERSION:
+            raise ConfigError(
+                f"{source}: is a report of version {version}, and this is a cleanup-job for "
+                f"version {SCHEMA_VERSION}; use the one that wrote it, or a newer one"
+            )
+        return msgspec.json.decode(content, type=Report)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: is no report of a run: {error}; {remedy}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: is no JSON: {error}; {remedy}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: is nested too deeply; {remedy}") from error
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: int
+
+
 def count_keys(
     scanned: int, matched: dict[str, int], planned: dict[str, int], outcomes: Iterable[Outcome]
 ) -> Keys:
@@ -328,8 +360,9 @@ def status_of(keys: Keys, errors: Sequence[Problem], *, covered: bool, dry_run: 
 
 def summarize_timings(timings: Timings) -> dict[str, CommandTimes]:
     """Calls and percentiles by command, the busiest first."""
-    ordered = sorted(timings.items(), key=lambda item: -sum(item[1]))
-    return {command: _command_times(seconds) for command, seconds in ordered if seconds}
+    took = {command: stamped[1::2] for command, stamped in timings.items() if stamped}
+    ordered = sorted(took.items(), key=lambda item: -sum(item[1]))
+    return {command: _command_times(seconds) for command, seconds in ordered}
 
 
 def nodes_of(before: Iterable[Server], after: Iterable[Server]) -> list[NodeUse]:
@@ -343,6 +376,7 @@ def nodes_of(before: Iterable[Server], after: Iterable[Server]) -> list[NodeUse]
                 address=server.address,
                 version=server.version,
                 slots=len(server.slot_set()) if server.node_id else 0,
+                ranges=[*server.slots] if server.node_id else [],
                 keys_before=server.keys,
                 keys_after=later.keys if later else 0,
                 cpu_s=round(later.cpu_s - server.cpu_s, 4) if later else 0.0,
@@ -409,13 +443,13 @@ def _command_times(seconds: Sequence[float]) -> CommandTimes:
     ordered = sorted(seconds)
     return CommandTimes(
         calls=len(ordered),
-        p50_ms=_percentile_ms(ordered, 0.50),
-        p99_ms=_percentile_ms(ordered, 0.99),
+        p50_ms=percentile_ms(ordered, 0.50),
+        p99_ms=percentile_ms(ordered, 0.99),
         max_ms=round(ordered[-1] * 1000, 3),
     )
 
 
-def _percentile_ms(ordered: Sequence[float], share: float) -> float:
+def percentile_ms(ordered: Sequence[float], share: float) -> float:
     """The nearest-rank percentile, in milliseconds."""
     rank = max(1, math.ceil(share * len(ordered)))
     return round(ordered[rank - 1] * 1000, 3)

@@ -356,10 +356,16 @@ class Entry(msgspec.Struct):
 
 
 class Ledger:
-    """Which reasons held the run up, and for how long."""
+    """Which reasons held the run up, and for how long.
+
+    Attributes:
+        entries: by the code of the reason.
+        pauses: code, first and last instant of each, in order; rests are not among them.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self.pauses: list[tuple[str, float, float]] = []
         self._reason: Reason | None = None
         self._since_s: float | None = None
         self._rests: Mapping[str, float] = {}
@@ -386,10 +392,19 @@ class Ledger:
     def _add(self, seconds: float) -> None:
         if self._reason is not None:
             self.entries[self._reason.code].seconds += seconds
+            self._add_pause(self._reason.code, seconds)
             return
         for code, share in self._rests.items():
             message = f"{code}: rests between commands"
             self.entries.setdefault(code, Entry(message)).seconds += seconds * share
+
+    def _add_pause(self, code: str, seconds: float) -> None:
+        """Beside the sum: from when to when it was. What follows without a gap is one pause."""
+        assert self._since_s is not None, "only what has begun can be added"
+        first_s, last_s = self._since_s, self._since_s + seconds
+        if self.pauses and self.pauses[-1][0] == code and self.pauses[-1][2] == first_s:
+            first_s = self.pauses.pop()[1]
+        self.pauses.append((code, first_s, last_s))
 
 
 class Throttle:

@@ -441,7 +441,7 @@ def _without_rivals(servers: Iterable[Server]) -> list[Server]:
     for server in sorted(servers, key=lambda server: -server.epoch):
         slots = server.slot_set()
         if not slots.isdisjoint(taken):
-            server = structs.replace(server, slots=_ranges(slots - taken))
+            server = structs.replace(server, slots=ranges_of(slots - taken))
         taken |= slots
         settled.append(server)
     return sorted(settled, key=lambda server: server.slots)
@@ -454,10 +454,11 @@ def addresses(servers: Iterable[Server]) -> tuple[str, ...]:
 
 def slot_texts(slots: Iterable[int]) -> list[str]:
     """These slots for people, as ranges."""
-    return [f"slots {first} to {last}" for first, last in _ranges(slots)]
+    return [f"slots {first} to {last}" for first, last in ranges_of(slots)]
 
 
-def _ranges(slots: Iterable[int]) -> tuple[SlotRange, ...]:
+def ranges_of(slots: Iterable[int]) -> tuple[SlotRange, ...]:
+    """First and last of each run of slots."""
     ranges: list[SlotRange] = []
     for slot in sorted(slots):
         if ranges and ranges[-1][1] == slot - 1:

@@ -31,7 +31,7 @@ ADVICE = {
 
 
 class Audience(Protocol):
-    """The part of `observer.Observer` that is needed here."""
+    """The part of `observer.Observer`, or of `clock.Clock`, that is needed here."""
 
     def advanced(self, keys: int) -> None:
         """As there."""

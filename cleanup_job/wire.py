@@ -151,7 +151,7 @@ class Wire:
         # With several requests in flight the server starts on one when it is done with the
         # one before, so its own time is counted from there.
         took_s = now - max(sent_at, self._last_reply_at)
-        self.timings.setdefault(command, []).append(took_s)
+        self.timings.setdefault(command, []).extend((now, took_s))
         # If most of that time went to something else, such as other servers, it tells nothing.
         has_waited = now - waiting_since >= took_s / 2
         self.last_s = max(0.0, took_s - self.latency_s) if has_waited else None

@@ -14,15 +14,15 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 PURE = {
     "errors", "keyspace", "pace", "prints", "throttle", "cursors", "model", "acl", "judge", "plan",
-    "brakes", "remains", "outcomes",
+    "brakes", "remains", "outcomes", "ages", "course",
 }  # fmt: skip
 STAGES = {
     "topology", "survey", "plan", "plan_file", "rehearsal", "purge", "restore", "pool", "report",
     "watch",
 }  # fmt: skip
 COMPOSERS = {
-    "observer", "clock", "run_journal", "sweep", "costs", "walks", "waves", "planned", "remarks",
-    "account", "job", "undo", "restore_report",
+    "observer", "ages", "course", "clock", "run_journal", "sweep", "costs", "walks", "waves",
+    "planned", "remarks", "account", "job", "undo", "restore_report",
 }  # fmt: skip
 """The job, its parts, and the restore: what passes values from stage to stage."""
 
@@ -40,6 +40,7 @@ LAYERS = [
     STAGES,
     {"observer", "text", "page"},
     {"restore_report"},
+    {"ages", "course"},
     {"clock"},
     {"run_journal"},
     {"sweep"},

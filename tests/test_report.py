@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cleanup_job.errors import ConfigError
 from cleanup_job.model import OUTCOMES, Counts, Kind, Outcome, Problem, Sample
 from cleanup_job.report import (
     ClientUse,
@@ -27,6 +29,7 @@ from cleanup_job.report import (
     Target,
     count_keys,
     example,
+    from_json,
     imbalances,
     merge_problems,
     status_of,
@@ -144,24 +147,29 @@ class TestStatus:
         assert status_of(keys(), [], covered=False, dry_run=True) == "partial"
 
 
+def stamped(seconds: Iterable[float]) -> list[float]:
+    """Each behind the moment of its reply, as `wire` keeps them."""
+    return [number for i, took_s in enumerate(seconds) for number in (float(i), took_s)]
+
+
 class TestTimings:
     def test_nearest_rank_percentiles(self) -> None:
-        times = summarize_timings({"SCAN": [n / 1000 for n in range(100, 0, -1)]})["SCAN"]
+        times = summarize_timings({"SCAN": stamped(n / 1000 for n in range(100, 0, -1))})["SCAN"]
         assert times == CommandTimes(calls=100, p50_ms=50.0, p99_ms=99.0, max_ms=100.0)
 
     def test_of_one_call(self) -> None:
-        times = summarize_timings({"TIME": [0.002]})["TIME"]
+        times = summarize_timings({"TIME": stamped([0.002])})["TIME"]
         assert times == CommandTimes(calls=1, p50_ms=2.0, p99_ms=2.0, max_ms=2.0)
 
     @given(st.lists(st.floats(0, 100), min_size=1))
     def test_percentiles_are_values_that_occurred_in_order(self, seconds: list[float]) -> None:
-        times = summarize_timings({"X": seconds})["X"]
+        times = summarize_timings({"X": stamped(seconds)})["X"]
         occurred = {round(second * 1000, 3) for second in seconds}
         assert {times.p50_ms, times.p99_ms, times.max_ms} <= occurred
         assert times.p50_ms <= times.p99_ms <= times.max_ms == max(occurred)
 
     def test_the_busiest_first_and_none_without_calls(self) -> None:
-        timings = {"TIME": [0.1], "SCAN": [0.1, 0.1], "MGET": []}
+        timings = {"TIME": stamped([0.1]), "SCAN": stamped([0.1, 0.1]), "MGET": []}
         assert [*summarize_timings(timings)] == ["SCAN", "TIME"]
 
 
@@ -347,3 +355,37 @@ class TestClusters:
 
     def test_a_standalone_server_has_no_such_table(self) -> None:
         assert "keys before" not in to_text(report())
+
+
+class TestFromJson:
+    def test_gives_the_same_report(self) -> None:
+        before = report(keys=keys(3), nodes=[NodeUse("a:1", "9", 2, 1, 1, 0.0, 1, 1, [(0, 1)])])
+        assert from_json(to_json(before), "r.json") == before
+
+    def test_one_of_an_earlier_version_lacks_some_and_a_later_one_has_more(self) -> None:
+        plain = json.loads(to_json(report()))
+        for name in ("ages", "timeline", "stops", "uncovered", "config", "samples"):
+            del plain[name]
+        plain["tomorrow"] = [1]
+        assert from_json(json.dumps(plain).encode(), "r.json") == report()
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "r.json: is no JSON: Input data was truncated"),
+            (b"{", "r.json: is no JSON: Input data was truncated"),
+            (b'{"schema_version": 1, "status": "\xff"}', "r.json: is no JSON: "),
+            (b"[]", "r.json: is no report of a run: Expected `object`, got `array`"),
+            (b"{}", "missing required field `schema_version`"),
+            (b'{"schema_version": 2}', "r.json: is a report of version 2, and this is a"),
+            (b'{"schema_version": 1, "status": 3}', "got `int` - at `$.status`"),
+            (
+                b'{"schema_version": 1, "config": ' + b'{"a": ' * 100_000,
+                "r.json: is nested too deeply",
+            ),
+        ],
+    )
+    def test_anything_else_is_an_error(self, content: bytes, message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            from_json(content, "r.json")
+        assert message in str(caught.value)
