@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from cleanup_job import __version__
 
@@ -92,13 +94,53 @@ examples:
 
 SHELLS = ("bash", "zsh", "tcsh")
 
+_DESCRIPTION = """\
+Find coordinators whose heartbeat is stale or gone, and delete their keys. What
+lives, or can't be understood, is kept; the report says what was done."""
+
+_FIRST_STEPS = """\
+first steps:
+  cleanup-job demo                                a first look, on a server of its own
+  cleanup-job run --url redis://HOST --dry-run    what would go, and why
+  cleanup-job run --url redis://HOST              delete it
+  cleanup-job COMMAND --help                      examples of each command
+
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says which word was meant, where one is misspelt."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(message + self._meant(message))
+
+    def _meant(self, message: str) -> str:
+        flag = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        if flag:
+            return _hint(flag[1], self.flags())
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        return _hint(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+
+    def flags(self) -> set[str]:
+        """Of this parser, or of all of its commands, since it is the first that is asked."""
+        flags = {flag for action in self._actions for flag in action.option_strings}
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - it has no other name
+                flags.update(*(parser.flags() for parser in action.choices.values()))
+        return flags
+
+
+def _hint(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, sorted(words), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line. What it returns names its `command`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cleanup-job",
-        description="Find coordinators whose heartbeat is stale or gone, and delete their keys.",
-        epilog="'cleanup-job COMMAND --help' has examples.\n\n" + _EXIT_CODES,
+        description=_DESCRIPTION,
+        epilog=_FIRST_STEPS + _EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"cleanup-job {__version__}")
@@ -230,10 +272,19 @@ def _add_json(parser: Any) -> None:
 def _add_messages(parser: Any) -> None:
     how_much = parser.add_mutually_exclusive_group()
     how_much.add_argument(
-        "-v", "--verbose", action="store_true", help="say more: what each command took, and why"
+        "-v", "--verbose", action="store_true", help="tell more: commands, partitions, our own CPU"
     )
     how_much.add_argument(
-        "-q", "--quiet", action="store_true", help="say nothing while all is well, for a timer"
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="for timers: no progress, and a report only if the run is not complete",
+    )
+    parser.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="auto (the default): on a terminal, unless NO_COLOR is set",
     )
     parser.add_argument(
         "--log-file", metavar="FILE", help="append what happens to a file, which is rotated"
@@ -330,6 +381,7 @@ def _add_demo(commands: Any) -> None:
     parser.add_argument("--cluster", action="store_true", help="three primaries, not one server")
     parser.add_argument("--keep", action="store_true", help="leave the server running")
     _add_show(parser)
+    _add_messages(parser)
 
 
 def _add_restore(commands: Any) -> None:

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cleanup_job.arguments import make_parser
 from cleanup_job.errors import CleanupJobError, ConfigError
@@ -30,9 +30,11 @@ from cleanup_job.streams import (
     put_report,
     say,
 )
+from cleanup_job.style import style_for
 
 if TYPE_CHECKING:
     from cleanup_job.config import Config
+    from cleanup_job.observer import Observer
     from cleanup_job.report import Report
     from cleanup_job.restore_report import RestoreReport
 
@@ -63,8 +65,27 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = EXIT_PARTIAL
     except KeyboardInterrupt as stop:
         code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    except Exception:  # noqa: BLE001 - what nobody expected is a bug, and is told as one
+        _tell_of_bug()
+        code = EXIT_BUG
     flush_messages()
     sys.exit(code)
+
+
+def _tell_of_bug() -> None:
+    """The traceback, and what to do with it."""
+    import platform
+    import traceback
+
+    from cleanup_job import __version__
+
+    say(
+        f"{traceback.format_exc()}\n"
+        "cleanup-job: this is a bug. Please report it with the lines above, after a look whether\n"
+        f"they hold a secret: cleanup-job {__version__}, Python {platform.python_version()}, "
+        f"{platform.platform()}.\n"
+        "If keys were being deleted, some of them are gone; the next run goes on from there."
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -78,15 +99,14 @@ def _run(arguments: argparse.Namespace) -> int:
     with stop:
         report = _sweep(
             config,
-            arguments.dry_run,
-            arguments.show,
-            stop,
+            _watcher(arguments, stop, asks=not arguments.yes),
             arguments.cprofile,
-            arguments.plan,
-            arguments.journal,
-            asks=not arguments.yes and sys.stdin.isatty() and sys.stderr.isatty(),
+            dry_run=arguments.dry_run,
+            show=arguments.show,
+            plan_path=arguments.plan,
+            journal=arguments.journal,
         )
-    if arguments.plan and arguments.dry_run:
+    if arguments.plan and arguments.dry_run and not arguments.quiet:
         _tell_of_plan(report)
     # With the terminal the text's reader is gone, and the code is to say that.
     with contextlib.suppress(*((ConfigError,) if stop.received == signal.SIGHUP else ())):
@@ -122,31 +142,25 @@ def _load(arguments: argparse.Namespace) -> Config:
     return config.load(path, environ=os.environ, flags=flags)
 
 
-def _sweep(
-    config: Config,
-    dry_run: bool,
-    show: int,
-    stop: StopSignals,
-    profile: str | None = None,
-    plan_path: str | None = None,
-    journal: str | None = None,
-    *,
-    asks: bool = False,
-) -> Report:
-    """Run the job with a progress bar where there is somebody to see it."""
-    from cleanup_job.job import run
+def _watcher(arguments: argparse.Namespace, stop: StopSignals, *, asks: bool = False) -> Observer:
+    """Who is told of progress, and says when to stop."""
     from cleanup_job.progress import Bars
 
-    sweep = functools.partial(
-        run,
-        config,
-        dry_run=dry_run,
-        show=show,
-        observer=Bars(lambda: stop.name, say, asks=asks),
-        profile=profile,
-        plan_path=plan_path,
-        journal=journal,
+    return Bars(
+        lambda: stop.name,
+        say,
+        asks=asks and sys.stdin.isatty() and sys.stderr.isatty(),
+        quiet=arguments.quiet,
+        verbose=arguments.verbose,
+        style=style_for(sys.stderr, arguments.color, os.environ),
     )
+
+
+def _sweep(config: Config, observer: Observer, profile: str | None = None, **how: Any) -> Report:
+    """Run the job, without what would only cost it time."""
+    from cleanup_job.job import run
+
+    sweep = functools.partial(run, config, observer=observer, profile=profile, **how)
     # A run leaves no cycles that are worth a collection, which looks at every entry of every list:
     # 28 ms in the middle of a purge of 100,000 coordinators.
     gc.disable()
@@ -170,11 +184,7 @@ def _profiled(sweep: Callable[[], Report], path: str) -> Report:
 
 
 def _publish(report: Report, arguments: argparse.Namespace) -> None:
-    """The report in each form that was asked for; what fails costs none of the others.
-
-    Raises:
-        ConfigError: of the first file that could not be written.
-    """
+    """The report in each form that was asked for; what fails costs none of the others."""
     from cleanup_job.report import to_json
     from cleanup_job.text import to_text
 
@@ -183,15 +193,39 @@ def _publish(report: Report, arguments: argparse.Namespace) -> None:
         from cleanup_job.page import to_html
 
         write_whole("--html", arguments.html, to_html(report), failed)
-    _publish_as(to_text(report), to_json(report), arguments.json, failed)
+    style = style_for(sys.stdout, arguments.color, os.environ)
+    text = to_text(report, style, verbose=arguments.verbose, words=_words())
+    _publish_as(text, to_json(report), arguments, failed, all_is_well=report.status == "complete")
+
+
+def _words() -> list[str]:
+    """The command line as it may be shown, to be given again."""
+    from cleanup_job.config import without_password
+
+    return [without_password(word) if "://" in word else word for word in sys.argv[1:]]
+
+
+def _publish_as(
+    text: str,
+    json: bytes,
+    arguments: argparse.Namespace,
+    failed: list[ConfigError],
+    *,
+    all_is_well: bool,
+) -> None:
+    """The text on stdout, or the JSON if it is asked for there, or could not be written.
+
+    Raises:
+        ConfigError: of the first file that could not be written.
+    """
+    path = arguments.json
+    written = path and path != "-" and write_whole("--json", path, json, failed)
+    if path and not written:
+        put_report(json)
+    elif not (arguments.quiet and all_is_well):
+        put_report(text)
     if failed:
         raise failed[0]
-
-
-def _publish_as(text: str, json: bytes, json_path: str | None, failed: list[ConfigError]) -> None:
-    """The text on stdout, or the JSON if it is asked for there, or could not be written."""
-    written = json_path and json_path != "-" and write_whole("--json", json_path, json, failed)
-    put_report(text if written or not json_path else json)
 
 
 def _tell_of_plan(report: Report) -> None:
@@ -224,7 +258,6 @@ def _exit_code(report: Report | RestoreReport, received: int) -> int:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    from cleanup_job.progress import Bars
     from cleanup_job.report import to_json
     from cleanup_job.restore_report import to_text
     from cleanup_job.undo import restore
@@ -238,12 +271,11 @@ def _restore(arguments: argparse.Namespace) -> int:
             arguments.file,
             only=None if arguments.only is None else os.fsencode(arguments.only),
             dry_run=arguments.dry_run,
-            observer=Bars(lambda: stop.name, say),
+            observer=_watcher(arguments, stop),
         )
-    failed: list[ConfigError] = []
-    _publish_as(to_text(report), to_json(report), arguments.json, failed)
-    if failed:
-        raise failed[0]
+    style = style_for(sys.stdout, arguments.color, os.environ)
+    all_is_well = report.status == "complete"
+    _publish_as(to_text(report, style), to_json(report), arguments, [], all_is_well=all_is_well)
     return _exit_code(report, stop.received)
 
 
@@ -255,7 +287,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     def sweep(config: Config) -> Report:
         with stop.at_once():
-            return _sweep(config, False, arguments.show, stop)
+            return _sweep(config, _watcher(arguments, stop), show=arguments.show)
 
     with stop:
         result = demo.play(
@@ -276,7 +308,10 @@ def _render(arguments: argparse.Namespace) -> int:
 
 
 def _completion(arguments: argparse.Namespace) -> int:
-    raise NotImplementedError
+    from importlib.resources import files
+
+    put((files("cleanup_job") / "completions" / arguments.shell).read_text("utf-8"))
+    return EXIT_COMPLETE
 
 
 def _acl(arguments: argparse.Namespace) -> int:

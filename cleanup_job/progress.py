@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cleanup_job.cursors import Order, slots_between
 from cleanup_job.model import Partition, SlotRange, Target, printable
 from cleanup_job.observer import Observer
 from cleanup_job.plan import Preview
+from cleanup_job.report import Coordinators
+from cleanup_job.style import PLAIN, Style
+from cleanup_job.text import product_name
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -41,6 +46,9 @@ class Bars(Observer):
         say: Callable[[str], None],
         *,
         asks: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        style: Style = PLAIN,
     ) -> None:
         """Show progress.
 
@@ -48,18 +56,25 @@ class Bars(Observer):
             stopping: whether a signal asked to stop, and which.
             say: takes a line for people, where there is no bar.
             asks: somebody sits at stdin, and can say no to a plan.
+            quiet: show nothing at all; a question is asked all the same.
+            verbose: say what is found even where there is no terminal.
+            style: for colours.
         """
         self._stopping = stopping
         self._say = say
         self._asks = asks
         self._where = ""
-        self._visible = sys.stderr.isatty()
+        self._quiet = quiet
+        self._style = style
+        self._visible = sys.stderr.isatty() and not quiet
+        self._tells = self._visible or verbose
         self._bar: tqdm[Any] | None = None
         self._slots: dict[str, tuple[SlotRange, ...]] = {}
         self._said_at_s: dict[str, float] = {}
 
     def found(self, target: Target) -> None:
-        """Remember where it is, and which slots a cluster's nodes have."""
+        """Say where it is, and remember which slots a cluster's nodes have."""
+        self._tell(describe_target(target))
         self._where = ", ".join(server.address for server in target.servers)
         if target.clustered:
             self._slots = {server.address: server.slots for server in target.servers}
@@ -102,6 +117,19 @@ class Bars(Observer):
                 self._bar.close()
             self._bar = None
 
+    def judged(self, found: Coordinators, kept: Mapping[str, int]) -> None:
+        """Say who was found."""
+        self._tell(describe_found(found, kept))
+
+    def planned(self, coordinators: int, keys: Mapping[str, int]) -> None:
+        """Say how many are to go."""
+        self._tell(f"to go: {coordinators:,} coordinators, {sum(keys.values()):,} keys")
+
+    def _tell(self, text: str) -> None:
+        if self._tells:
+            word, colon, rest = text.partition(":")
+            self._say(self._style(word + colon, "dim") + rest)
+
     @contextlib.contextmanager
     def _while_somebody_looks(self) -> Iterator[None]:
         """A terminal that is gone costs the bars, and nothing else."""
@@ -136,7 +164,7 @@ class Bars(Observer):
             self._bar.bar_format = paused_format(reason) if reason else None
             with self._while_somebody_looks():
                 self._bar.refresh()
-        elif reason is not None and not self._visible:
+        elif reason is not None and not self._visible and not self._quiet:
             code = reason.partition(":")[0]
             now_s = time.monotonic()
             if now_s >= self._said_at_s.get(code, -SAY_EVERY_S) + SAY_EVERY_S:
@@ -146,6 +174,43 @@ class Bars(Observer):
     def stopping(self) -> bool | str:
         """Whether a signal asked to stop, and which."""
         return self._stopping()
+
+
+def describe_target(target: Target) -> str:
+    """What is swept, in a line."""
+    first = target.servers[0]
+    where = first.address if not target.clustered else f"{len(target.servers):,} primaries"
+    return (
+        f"server: {product_name(first.product)} {first.version} {target.mode}, {where}, "
+        f"{target.keys:,} keys"
+    )
+
+
+def describe_found(found: Coordinators, kept: Mapping[str, int]) -> str:
+    """Who was found, in a line or two."""
+    parts = [
+        f"{number:,} {word}"
+        for word, number in (
+            ("live", found.live),
+            ("stale", found.stale),
+            ("orphaned", found.orphaned),
+            ("unreadable", found.unreadable),
+            ("in the future", found.future),
+        )
+        if number or word in ("live", "stale")
+    ]
+    return f"coordinators: {', '.join(parts)}" + _reasons(kept)
+
+
+def _reasons(kept: Mapping[str, int]) -> str:
+    """The most frequent ones; those that differ only in their numbers are one."""
+    reasons: Counter[str] = Counter()
+    for reason, times in kept.items():
+        reasons[re.sub(r"[0-9][0-9,.]*", "N", reason)] += times
+    shown = [f"{printable(reason.encode())} ({n:,})" for reason, n in reasons.most_common(3)]
+    more = sum(reasons.values()) - sum(n for _, n in reasons.most_common(3))
+    shown += [f"other reasons ({more:,})"] if more else []
+    return f"\nkept: {', '.join(shown)}" if shown else ""
 
 
 def paused_format(reason: str) -> str:

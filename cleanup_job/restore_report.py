@@ -13,6 +13,7 @@ import msgspec
 from cleanup_job.model import HEARTBEAT, Counts, Problem
 from cleanup_job.report import SCHEMA_VERSION, CommandTimes, Target
 from cleanup_job.restore import OUTCOMES
+from cleanup_job.style import PLAIN, Style
 from cleanup_job.text import command_line, problem_line, product_name
 
 
@@ -89,7 +90,7 @@ def count(recorded: Mapping[str, int], counts: Counts) -> AllRestoredKeys:
     return AllRestoredKeys(by_family=families, **sums)
 
 
-def to_text(report: RestoreReport) -> str:
+def to_text(report: RestoreReport, style: Style = PLAIN) -> str:
     """The report for people."""
     target, journal = report.target, report.journal
     what = "dry run of a restore" if report.dry_run else "restore"
@@ -104,7 +105,7 @@ def to_text(report: RestoreReport) -> str:
     lines += ["", *_table(report), "", f"time          {report.duration_s:.3f} s"]
     lines += [command_line(name, times) for name, times in report.commands.items()]
     for title, problems in (("warning", report.warnings), ("error", report.errors)):
-        lines += [problem_line(title, problem) for problem in problems]
+        lines += [problem_line(title, problem, style) for problem in problems]
     lines += ["", _conclusion(report)]
     return "\n".join(lines) + "\n"
 

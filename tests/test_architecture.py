@@ -29,7 +29,7 @@ COMPOSERS = {
 IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multiprocessing"}
 
 LAYERS = [
-    {"errors", "keyspace", "pace", "prints", "throttle", "whole_file", "arguments"},
+    {"errors", "keyspace", "pace", "prints", "throttle", "whole_file", "arguments", "style"},
     {"cursors", "pulse"},
     {"model"},
     {"acl", "tls", "brakes", "journal", "streams"},
@@ -38,7 +38,8 @@ LAYERS = [
     {"routes", "embedded", "processes", "gauge"},
     {"lease", "dump"},
     STAGES,
-    {"observer", "text", "page"},
+    {"observer", "next_step", "page"},
+    {"text"},
     {"restore_report"},
     {"ages", "course"},
     {"clock"},
