@@ -34,6 +34,7 @@ from cleanup_job.style import style_for
 
 if TYPE_CHECKING:
     from cleanup_job.config import Config
+    from cleanup_job.metrics import Textfile
     from cleanup_job.observer import Observer
     from cleanup_job.report import Report
     from cleanup_job.restore_report import RestoreReport
@@ -95,6 +96,21 @@ def _run(arguments: argparse.Namespace) -> int:
         require_file(Path(arguments.cprofile))
     if arguments.plan:
         require_plan(arguments)
+    with contextlib.ExitStack() as ends:
+        metrics = ends.enter_context(_metrics(arguments, config)) if arguments.prom else None
+        code = _run_and_tell(config, arguments, metrics)
+        if metrics is not None:
+            metrics.exit_code = code
+        return code
+
+
+def _metrics(arguments: argparse.Namespace, config: Config) -> Textfile:
+    from cleanup_job.metrics import Textfile
+
+    return Textfile(arguments.prom, config.access(), dry_run=arguments.dry_run)
+
+
+def _run_and_tell(config: Config, arguments: argparse.Namespace, metrics: Textfile | None) -> int:
     stop = StopSignals(signal.SIGHUP)
     with stop:
         report = _sweep(
@@ -106,6 +122,8 @@ def _run(arguments: argparse.Namespace) -> int:
             plan_path=arguments.plan,
             journal=arguments.journal,
         )
+    if metrics is not None:
+        metrics.report = report
     if arguments.plan and arguments.dry_run and not arguments.quiet:
         _tell_of_plan(report)
     # With the terminal the text's reader is gone, and the code is to say that.

@@ -38,7 +38,7 @@ LAYERS = [
     {"routes", "embedded", "processes", "gauge"},
     {"lease", "dump"},
     STAGES,
-    {"observer", "next_step", "page"},
+    {"observer", "next_step", "page", "metrics"},
     {"text"},
     {"restore_report"},
     {"ages", "course"},
