@@ -157,7 +157,7 @@ def _load(arguments: argparse.Namespace) -> Config:
         arguments.expect_all_dead = "true"
     flags = {name: value for name, value in vars(arguments).items() if name in config.SCALARS}
     path = arguments.config or os.environ.get("CLEANUP_JOB_CONFIG") or None
-    return config.load(path, environ=os.environ, flags=flags)
+    return config.load(path, environ=os.environ, flags=flags, profile=arguments.profile)
 
 
 def _watcher(arguments: argparse.Namespace, stop: StopSignals, *, asks: bool = False) -> Observer:
@@ -337,7 +337,10 @@ def _acl(arguments: argparse.Namespace) -> int:
 
     path = arguments.config or os.environ.get("CLEANUP_JOB_CONFIG") or None
     loaded = config.load(
-        path, environ=os.environ, flags={"orphans": arguments.orphans, "lock": arguments.lock}
+        path,
+        environ=os.environ,
+        flags={"orphans": arguments.orphans, "lock": arguments.lock},
+        profile=arguments.profile,
     )
     use = acl.Use(
         clustered=arguments.cluster,
@@ -358,15 +361,17 @@ def _acl(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from cleanup_job import config
 
-    put(config.effective_yaml(config.load(arguments.file)))
+    checked = config.check_file(arguments.file, arguments.profile, os.environ)
+    for name, part in checked.items():
+        put((f"--- # profile {name}\n" if len(checked) > 1 else "") + config.effective_yaml(part))
     say(f"{arguments.file}: good")
     return EXIT_COMPLETE
 
 
 def _schema(_: argparse.Namespace) -> int:
-    from cleanup_job import config
+    from cleanup_job.config_schema import json_schema
 
-    put(config.json_schema())
+    put(json_schema())
     return EXIT_COMPLETE
 
 

@@ -20,7 +20,7 @@ import pytest
 import redis
 
 import cleanup_job
-from cleanup_job.config import json_schema
+from cleanup_job.config_schema import json_schema
 from tests.keys import write_coordinator
 from tests.server.test_revival import write_many
 from tests.servers import ServerProcess

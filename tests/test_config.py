@@ -19,13 +19,14 @@ from cleanup_job.config import (
     Config,
     Redis,
     TlsSettings,
+    check_file,
     effective_yaml,
-    json_schema,
     load,
     parse_url,
     validated,
     without_password,
 )
+from cleanup_job.config_schema import json_schema
 from cleanup_job.errors import ConfigError
 from cleanup_job.model import Access, Endpoint, Tls
 from tests.certificates import Authority
@@ -42,7 +43,7 @@ ONCE = 'needs {id} exactly once, as a whole segment between colons (or as "*{id}
 PLAIN = "; write it in quotes if it is text, else as a plain number, true or false"
 QUOTES = "; a pattern with { or * in it needs quotes"
 TOP = f"(allowed: {', '.join(Config.__struct_fields__)})"
-REDIS = "url, password_file, tls, sentinel_password, sentinel_password_file, address_map"
+REDIS = "url, url_file, password_file, tls, sentinel_password, sentinel_password_file, address_map"
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,11 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def error_of(text: str | bytes) -> str:
+    """The message, without line and column, which `error_at` has."""
+    return re.sub(r"^my\.yaml:\d+:\d+: ", "my.yaml: ", error_at(text))
+
+
+def error_at(text: str | bytes) -> str:
     Path("my.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError) as caught:
         load("my.yaml")
@@ -66,7 +72,7 @@ class TestBadFields:
         [
             (
                 "stale_afer: 600",
-                f"stale_afer: no such setting; did you mean stale_after? {TOP}",
+                "stale_afer: no such setting; did you mean stale_after?",
             ),
             ("zzz: 600", f"zzz: no such setting; {TOP}"),
             (
@@ -87,10 +93,10 @@ class TestBadFields:
                 "keys: {timestamp: {units: s}}",
                 "keys.timestamp.units: no such setting; did you mean unit? (allowed: fields, unit)",
             ),
-            ("1: 2", "the file: a name must be text; write it in quotes"),
+            ("1: 2", "a name must be text; write it in quotes"),
             (
                 'keys: {owned: {1: "x:{id}"}}',
-                "keys.owned: a name must be text; write it in quotes",
+                "a name must be text; write it in quotes",
             ),
         ],
     )
@@ -315,23 +321,23 @@ class TestYamlTraps:
         ],
     )
     def test_values_that_are_not_what_they_look_like(self, written: str, read: str) -> None:
-        assert error_of(f"# a comment\nstale_after: {written}\n") == (
+        assert error_at(f"# a comment\nstale_after: {written}\n") == (
             f"my.yaml:2:14: YAML reads {written} as {read}{PLAIN}"
         )
 
     def test_they_are_found_in_names_too(self) -> None:
-        assert error_of('keys:\n  owned:\n    no: "x:{id}"\n') == (
+        assert error_at('keys:\n  owned:\n    no: "x:{id}"\n') == (
             f"my.yaml:3:5: YAML reads no as false{PLAIN}"
         )
 
     @pytest.mark.parametrize("tag", ["int", "bool", "float", "timestamp"])
     def test_a_tag_that_does_not_fit(self, tag: str) -> None:
-        assert error_of(f"stale_after: !!{tag} foo") == (
+        assert error_at(f"stale_after: !!{tag} foo") == (
             f"my.yaml:1:14: 'foo' can't be read as {tag}"
         )
 
     def test_a_number_beyond_all_measure(self) -> None:
-        assert error_of("stale_after: " + "9" * 5000) == (
+        assert error_at("stale_after: " + "9" * 5000) == (
             f"my.yaml:1:14: '{'9' * 40}' can't be read as int"
         )
 
@@ -344,7 +350,7 @@ class TestYamlTraps:
         ],
     )
     def test_duplicate_keys(self, text: str, place: str) -> None:
-        assert error_of(text) == f"my.yaml:{place} stands twice; remove one of the two"
+        assert error_at(text) == f"my.yaml:{place} stands twice; remove one of the two"
 
     @pytest.mark.parametrize(
         ("pattern", "message"),
@@ -356,14 +362,14 @@ class TestYamlTraps:
         ],
     )
     def test_unquoted_pattern(self, pattern: str, message: str) -> None:
-        assert error_of(f"keys:\n  heartbeat: {pattern}\n") == message + QUOTES
+        assert error_at(f"keys:\n  heartbeat: {pattern}\n") == message + QUOTES
 
     def test_unquoted_braces_that_are_a_mapping(self) -> None:
-        assert error_of("keys:\n  heartbeat: {id}\n") == (
-            "my.yaml: keys.heartbeat: Expected `str`, got `object`" + QUOTES + PATTERN
+        assert error_at("keys:\n  heartbeat: {id}\n") == (
+            "my.yaml:2:14: keys.heartbeat: Expected `str`, got `object`" + QUOTES + PATTERN
         )
-        assert error_of("keys:\n  owned:\n    a: {id}\n") == (
-            "my.yaml: keys.owned.a: Expected `str`, got `object`" + QUOTES + PATTERN
+        assert error_at("keys:\n  owned:\n    a: {id}\n") == (
+            "my.yaml:3:8: keys.owned.a: Expected `str`, got `object`" + QUOTES + PATTERN
         )
 
     @pytest.mark.parametrize(
@@ -373,21 +379,21 @@ class TestYamlTraps:
             ("a: [\n", "my.yaml:2:1: expected the node content, but found '<stream end>'"),
             ("\ta: 1\n", "my.yaml:1:1: found character '\\t' that cannot start any token"),
             ("a: 1\n---\nb: 2\n", "my.yaml:2:1: but found another document"),
-            ("? [a]\n: 2\n", "my.yaml:1:3: found unhashable key"),
+            ("? [a]\n: 2\n", "my.yaml:1:3: a name must be text"),
             ("a: !!python/name:os.system\n", "my.yaml:1:4: could not determine a constructor for"),
             ("a: *b\n", "my.yaml:1:4: found undefined alias 'b'"),
         ],
     )
     def test_syntax(self, text: str, message: str) -> None:
-        assert error_of(text).startswith(message)
+        assert error_at(text).startswith(message)
 
     @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "null\n"])
     def test_empty(self, text: str) -> None:
-        assert error_of(text) == ("my.yaml: is empty; leave out -c to run with the defaults")
+        assert error_at(text) == ("my.yaml: is empty; leave out -c to run with the defaults")
 
     @pytest.mark.parametrize("text", ["- a\n", "hello\n", "600\n"])
     def test_no_mapping(self, text: str) -> None:
-        assert error_of(text) == (
+        assert error_at(text) == (
             "my.yaml: must be a mapping of settings, such as 'stale_after: 600'"
         )
 
@@ -400,7 +406,7 @@ class TestYamlTraps:
         ],
     )
     def test_no_yaml_at_all(self, content: bytes, message: str) -> None:
-        assert error_of(content) == f"my.yaml: {message}"
+        assert error_at(content) == f"my.yaml: {message}"
 
     def test_missing_file(self) -> None:
         with pytest.raises(ConfigError) as caught:
@@ -1028,7 +1034,7 @@ class TestShippedFiles:
 
     @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
     def test_each_is_good_and_names_its_schema(self, path: Path) -> None:
-        load(str(path))
+        check_file(str(path), None, {})
         text = path.read_text()
         jsonschema.validate(yaml.safe_load(text), json.loads(json_schema()))
         modeline, _, schema = text.splitlines()[0].partition("$schema=")
