@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cleanup_job import brakes, topology
+from cleanup_job import brakes, topology, wire
 from cleanup_job.account import coordinators_of, kept_by_reason, report_of
 from cleanup_job.clock import Clock, out_of_memory
 from cleanup_job.config import Config
@@ -84,6 +84,8 @@ def run(
         return _run(config, clock, dry_run, show, profile, plan_path, journal)
     except MemoryError:
         raise out_of_memory(clock.now) from None
+    finally:
+        wire.close_all()  # who embeds a run keeps its process, and need not keep our connections
 
 
 def _run(

@@ -8,6 +8,7 @@ may be repeated; `map_again` repeats what the job lets it.
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -119,12 +120,19 @@ def deaths_of(pool: Pool) -> tuple[str, ...]:
 
 def workers_for(setting: int | str, engine: str, keys: int) -> int:
     """How many workers a keyspace of this size is worth."""
-    if engine == "serial":
+    if engine == "serial" or _may_have_no_children():
         return 1
     if isinstance(setting, int):
         return setting
     spare_cores = (os.cpu_count() or 2) - 1
     return max(1, min(keys // KEYS_PER_WORKER, MAX_AUTO_WORKERS, spare_cores))
+
+
+def _may_have_no_children() -> bool:
+    """True in a worker of somebody else's pool that is daemonic, as those of many task queues."""
+    # What was never imported did not make this process, and its import takes its time.
+    multiprocessing: Any = sys.modules.get("multiprocessing.process")
+    return bool(multiprocessing and multiprocessing.current_process().daemon)
 
 
 @contextmanager

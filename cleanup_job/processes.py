@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import errno
 import math
@@ -29,7 +30,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain, islice
+from itertools import chain, count, islice
 from multiprocessing import connection
 from operator import itemgetter
 from typing import Any
@@ -163,13 +164,14 @@ class Processes:
         self._in_vain = 0
         self._unbegun = 0
         self._waited_before_s = 0.0
+        self._numbers = count(1)
         # A profiler that the job runs would come along with a fork.
         self._start("spawn" if profile else _start_method())
 
     def _start(self, method: str) -> None:
         self._broken = False
         self._number = 0
-        context = multiprocessing.get_context(method)
+        context = _numbered(method, self._numbers)
         self._shared = _Shared(context, self.workers)
         self._executor = ProcessPoolExecutor(
             self.workers,
@@ -338,7 +340,7 @@ class _WorkerPulse(Rests):
         super().__init__(self._read_allowance, self.stopping)
         self._shared = shared
         self._parent_pid = parent_pid
-        # Processes of a context are numbered on, so those of one pool differ in this.
+        # Those of one pool follow one another, so they differ in their place: see `_numbered`.
         self.number = int(multiprocessing.current_process().name.rpartition("-")[2])
         self._place = self.number % len(shared.done)
 
@@ -468,6 +470,24 @@ def _cause(exit_code: int | None) -> str:
         return f"exit code {exit_code}"
     names = {int(number): number.name for number in signal.Signals}
     return f"killed by {names.get(-exit_code, f'signal {-exit_code}')}"
+
+
+def _numbered(method: str, numbers: Iterator[int]) -> Any:
+    """A context of our own, whose processes end their names with these numbers.
+
+    Python numbers those of all pools in one row. Where two runs start theirs at once, in threads
+    of one program, two workers of a pool could get the same place in what they share.
+    """
+    context: Any = copy.copy(multiprocessing.get_context(method))
+    make = context.Process
+
+    def make_numbered(*args: Any, **options: Any) -> Any:
+        process = make(*args, **options)
+        process.name = f"cleanup-job-{next(numbers)}"
+        return process
+
+    context.Process = make_numbered
+    return context
 
 
 def _start_method() -> str:

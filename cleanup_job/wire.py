@@ -18,6 +18,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from itertools import repeat
+from threading import get_ident
 from time import perf_counter
 from typing import Any
 
@@ -249,12 +250,13 @@ def accept(command: str, reply: Reply, endpoint: Endpoint, keys: str = "") -> Re
     return reply
 
 
-_open: dict[tuple[int, Endpoint], Wire] = {}
+_open: dict[tuple[int, int, Endpoint], Wire] = {}
+"""By process, since a fork copies them; and by thread, since each may be at a run of its own."""
 
 
 def borrow(endpoint: Endpoint) -> Wire:
-    """This process's connection to a server, made if there is none or it broke."""
-    key = (os.getpid(), endpoint)
+    """This thread's connection to a server, made if there is none or it broke."""
+    key = (os.getpid(), get_ident(), endpoint)
     wire = _open.get(key)
     if wire is None or wire.is_stale:
         wire = _open[key] = Wire(endpoint)
@@ -262,16 +264,16 @@ def borrow(endpoint: Endpoint) -> Wire:
 
 
 def discard(endpoint: Endpoint) -> None:
-    """Close this process's connection to a server, so that the next `borrow` makes a new one."""
-    wire = _open.pop((os.getpid(), endpoint), None)
+    """Close this thread's connection to a server, so that the next `borrow` makes a new one."""
+    wire = _open.pop((os.getpid(), get_ident(), endpoint), None)
     if wire is not None:
         wire.close()
 
 
 def close_all() -> None:
-    """Close all connections of this process; the next `borrow` makes new ones."""
-    for pid, endpoint in [*_open]:
-        if pid == os.getpid():
+    """Close all connections of this thread; the next `borrow` makes new ones."""
+    for pid, thread, endpoint in [*_open]:
+        if (pid, thread) == (os.getpid(), get_ident()):
             discard(endpoint)
 
 
