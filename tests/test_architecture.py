@@ -68,7 +68,7 @@ LAYERS = [
     {"sweep"},
     {"costs", "walks", "waves", "planned", "remarks"},
     {"account"},
-    {"job", "progress", "undo"},
+    {"job", "progress", "undo", "callbacks"},
     {"demo", "files", "stop_signals"},
     {"cli"},
     {"__main__", "__init__"},
