@@ -31,7 +31,14 @@ SCHEMA_VERSION = 1
 
 
 class Target(msgspec.Struct, frozen=True):
-    """The server that was swept."""
+    """The server that was swept.
+
+    Attributes:
+        product: redis or valkey.
+        mode: standalone or cluster.
+        nodes: addresses; of a cluster, those of its primaries.
+        db: the database; 0 in a cluster.
+    """
 
     product: str
     version: str
@@ -41,7 +48,19 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Coordinators(msgspec.Struct, frozen=True):
-    """What was found (checked = live + stale + unreadable + future), and what became of it."""
+    """What was found (checked = live + stale + unreadable + future), and what became of it.
+
+    Attributes:
+        checked: coordinators that have a heartbeat.
+        live: whose heartbeat is not older than stale_after.
+        stale: whose heartbeat is.
+        unreadable: whose heartbeat can't be understood; they are kept.
+        future: whose heartbeat lies in the future; they are kept.
+        orphaned: ids that own keys and have no heartbeat at all.
+        purged: stale ones of which all that was planned is gone.
+        revived: stale when judged, fresh when their turn came; they were spared.
+        orphans_purged: orphaned ones of which all that was planned is gone.
+    """
 
     checked: int = 0
     live: int = 0
@@ -55,7 +74,17 @@ class Coordinators(msgspec.Struct, frozen=True):
 
 
 class FamilyKeys(msgspec.Struct, frozen=True):
-    """Keys of one family; planned = deleted + gone + spared + failed + unknown."""
+    """Keys of one family; planned = deleted + gone + spared + failed + unknown.
+
+    Attributes:
+        matched: keys of the family that were found, of the living too.
+        planned: keys of coordinators that are to go; in a dry run, what would be deleted.
+        deleted: the server says that it deleted them for us.
+        gone: no longer there when their turn came.
+        spared: kept, because their coordinator lived after all.
+        failed: still there, because of an error, or since the run was ended.
+        unknown: not there, and nobody can tell whether it was us: the reply never came.
+    """
 
     matched: int = 0
     planned: int = 0
@@ -73,7 +102,12 @@ class FamilyKeys(msgspec.Struct, frozen=True):
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """Keys in total and by family. `scanned` is what the walked database held."""
+    """Keys in total and by family, which says what each count means.
+
+    Attributes:
+        scanned: keys that the walked databases held.
+        by_family: the same by the names of the families; heartbeat is one of them.
+    """
 
     scanned: int = 0
     matched: int = 0
@@ -95,7 +129,7 @@ class Phases(msgspec.Struct, frozen=True):
 
 
 class CommandTimes(msgspec.Struct, frozen=True):
-    """How often a command was called, and how long it took."""
+    """How often a command was called, and how long it took, in milliseconds."""
 
     calls: int
     p50_ms: float
@@ -248,7 +282,36 @@ class Stop(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run found and did. `to_json` gives the documented format."""
+    """What a run found and did. `to_json` gives the documented format.
+
+    Attributes:
+        schema_version: of this format.
+        status: complete; partial (something failed, is unknown or was not covered); refused (by a
+            limit, nothing was deleted); failed (the counts do not add up, which is a bug).
+        dry_run: nothing was to be deleted.
+        run_id: also in the log, and in the lease on the server.
+        started_at: RFC 3339, UTC, by this machine's clock.
+        duration_s: from first to last, in seconds.
+        commands: of all phases together, the busiest first.
+        costs: by phase: survey, judge, purge.
+        nodes: each primary.
+        workers: processes that did the work; 1 is the job itself.
+        plan: the plan file, if there was one.
+        throttle: what held the run up, by reason.
+        stopped_by: why it ended before its time (told, stop_file, time_budget, lease_lost); null
+            if it did not.
+        journal: the file that can undo the run, if it wrote one.
+        losses: coordinators that came back when some of their keys were deleted.
+        partitions: the shares in which the keyspace was walked.
+        samples: a few coordinators of each verdict.
+        ages: how old the stale heartbeats were.
+        timeline: the course of the run.
+        stops: each pause, in its time.
+        uncovered: slots of a cluster that were not covered, first and last of each range.
+        config: the settings in effect, without secrets.
+        warnings: what was odd, and did no harm.
+        errors: what makes the run partial, or refused it.
+    """
 
     schema_version: int = SCHEMA_VERSION
     status: str

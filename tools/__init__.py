@@ -1,1 +1,1 @@
-"""What makes files of this repository."""
+"""What makes files of this repository out of its code."""
