@@ -24,6 +24,7 @@ import msgspec
 
 import cleanup_job
 from cleanup_job import arguments, config, errors, report, restore_report
+from cleanup_job.config_schema import json_schema
 from cleanup_job.model import Problem
 
 PACKAGE = Path(cleanup_job.__file__).parent
@@ -172,7 +173,7 @@ def flags_by_dest(command: argparse.ArgumentParser) -> dict[str, str]:
 
 def settings() -> Iterator[tuple[str, dict[str, Any]]]:
     """Each setting by its place in the file, as the JSON Schema has it."""
-    schema = json.loads(config.json_schema())
+    schema = json.loads(json_schema())
     yield from _properties(schema, _resolve(schema, schema), "")
 
 
