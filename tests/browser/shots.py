@@ -1,0 +1,56 @@
+"""Screenshots of the page, to be looked at: `python -m tests.browser.shots DIR [CASE ...]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser
+
+from cleanup_job.page import to_html
+from tests.browser.cases import CASES
+from tests.browser.chromium import chromium
+
+WAYS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1100, "height": 900}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1100, "height": 900}},
+    "phone": {
+        "color_scheme": "light",
+        "viewport": {"width": 360, "height": 740},
+        "device_scale_factor": 2,
+    },
+    "phone-dark": {
+        "color_scheme": "dark",
+        "viewport": {"width": 360, "height": 740},
+        "device_scale_factor": 2,
+    },
+}
+
+
+def shoot(browser: Browser, case: str, page_file: Path, folder: Path) -> None:
+    """The page as a screen and as paper show it."""
+    for way, settings in WAYS.items():
+        with browser.new_context(**settings) as context:
+            page = context.new_page()
+            page.goto(page_file.as_uri())
+            page.screenshot(path=folder / f"{case}-{way}.png", full_page=True)
+            if way == "dark":
+                page.pdf(path=folder / f"{case}.pdf", format="A4")
+                page.emulate_media(media="print")
+                page.set_viewport_size({"width": 690, "height": 1000})  # A4 between its margins
+                page.screenshot(path=folder / f"{case}-print.png", full_page=True)
+
+
+def main(folder: Path, cases: list[str]) -> None:
+    """Every case in every way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with chromium() as browser:
+        for case in cases:
+            page_file = folder / f"{case}.html"
+            page_file.write_bytes(to_html(CASES[case]()))
+            shoot(browser, case, page_file, folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:] or [*CASES])
