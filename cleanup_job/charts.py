@@ -350,9 +350,15 @@ def _owner_names(stretches: Iterable[_Stretch]) -> Iterator[Html]:
             wide = [part for part in parts if part[2] == widest]
             column, row, slots = wide[len(wide) // 2]
             x, y = 100 * (column + slots / 2) / ROW_SLOTS, (row + 0.44) * _ROW_HEIGHT
-            name = "not covered" if stretch.owner is None else str(stretch.owner)
+            missing = stretch.owner is None
             yield element(
-                "text", name, x=f"{x:.1f}%", y=f"{y:.1f}", dy="0.35em", text_anchor="middle"
+                "text",
+                "not covered" if missing else str(stretch.owner),
+                x=f"{x:.1f}%",
+                y=f"{y:.1f}",
+                dy="0.35em",
+                text_anchor="middle",
+                class_="over" if missing else None,
             )
 
 

@@ -15,7 +15,7 @@ from cleanup_job.report import Report
 _BADGES = {
     "complete": ("good", "✓ complete"),
     "partial": ("warn", "! partial"),
-    "refused": ("warn", "✋ refused"),
+    "refused": ("warn", "⊘ refused"),
     "failed": ("bad", "✕ failed"),
 }
 
@@ -70,8 +70,7 @@ def what_happened(report: Report) -> Html:
             " were deleted; the run did not finish all of its work.",
         )
     if keys.planned:
-        live = figures.several(report.coordinators.live, "live one")
-        return together(_gone(report), " ", live, " lost nothing.")
+        return _gone(report)
     return _nothing(report)
 
 
@@ -96,6 +95,9 @@ def _gone(report: Report) -> Html:
         " of ",
         figures.several(dead, "dead coordinator"),
         " were deleted.",
+        together(" ", figures.several(found.live, "live one"), " lost nothing.")
+        if found.live
+        else None,
     )
 
 
@@ -124,13 +126,9 @@ def what_next(report: Report) -> Html:
             "to see what is left."
         )
     if report.status == "refused":
-        return listed(
-            [
-                text("Read why, below:"),
-                *(foreign(problem.message) for problem in report.errors[:1]),
-                text("If it is right, run again with what it names; if not, look for the cause."),
-            ],
-            " ",
+        return text(
+            "The error below says why, and what to give if all is right after all. If it is not, "
+            "look for the cause first."
         )
     if report.status == "partial":
         return listed(_after_partial(report), " ")

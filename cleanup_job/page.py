@@ -32,8 +32,8 @@ def to_html(report: Report) -> bytes:
     found = [
         sections.problems(report),
         sections.coordinators(report),
-        sections.samples(report),
         sections.keys_by_family(report),
+        sections.samples(report),
         sections.over_time(report),
         sections.costs(report),
         sections.servers(report),
@@ -146,7 +146,8 @@ def _moment(started_at: str) -> str:
 def _tiles(report: Report) -> Html:
     """The numbers that most readers came for."""
     found, keys = report.coordinators, report.keys
-    speed = figures.rate(found.purged + found.orphans_purged, report.duration_s, "coordinators")
+    gone = found.purged + found.orphans_purged
+    speed = figures.rate(gone, report.duration_s, "coordinators") if gone else None
     if report.dry_run or report.status == "refused":
         last = ("keys would go", figures.count(keys.planned), text("nothing was deleted"))
     else:
@@ -161,7 +162,7 @@ def _tiles(report: Report) -> Html:
             text("unreadable or in the future; kept"),
         ),
         last,
-        ("took", figures.seconds(report.duration_s), None if report.dry_run else speed),
+        ("took", figures.seconds(report.duration_s), speed),
     ]
     return element(
         "section",

@@ -21,7 +21,7 @@ from cleanup_job.report import (
     PlanUse,
     Report,
 )
-from cleanup_job.tables import Column, Part, bar, swatch, table
+from cleanup_job.tables import MOST_ROWS, Column, Group, Part, bar, swatch, table
 
 MOST_BARS = 64
 """Of primaries, partitions and families; what is beyond is shown together."""
@@ -41,8 +41,6 @@ _KINDS = {
 }
 """Of samples, in the order in which somebody should look at them."""
 
-_LOOKS = {name: name for name in OUTCOMES}
-
 
 def section(name: str, heading: str, *parts: Html | None) -> Html | None:
     """A section; nothing, if nothing is in it."""
@@ -57,9 +55,9 @@ def problems(report: Report) -> Html | None:
     parts = [
         element("li", _problem(tone, problem), class_=tone)
         for tone, found in (("error", report.errors), ("warning", report.warnings))
-        for problem in found[:MOST_BARS]
+        for problem in found[:MOST_ROWS]
     ]
-    more = sum(max(0, len(found) - MOST_BARS) for found in (report.errors, report.warnings))
+    more = sum(max(0, len(found) - MOST_ROWS) for found in (report.errors, report.warnings))
     if more:
         parts.append(element("li", "and ", figures.count(more), " more"))
     content = element("ul", *parts, class_="problems") if parts else None
@@ -79,45 +77,45 @@ def _problem(tone: str, problem: Problem) -> Html:
 
 def coordinators(report: Report) -> Html | None:
     """Who was found, what became of them, and how old the stale ones were."""
-    return section(
-        "coordinators", "Coordinators", _found(report), _ages(report.ages), *_losses(report)
-    )
+    found, ages = _found(report), _ages(report.ages)
+    both = element("div", found, ages, class_="pair") if ages else found
+    return section("coordinators", "Coordinators", both)
 
 
 def _found(report: Report) -> Html:
     found = report.coordinators
-    purged = text("") if report.dry_run else figures.count(found.purged)
-    orphans_purged = text("") if report.dry_run else figures.count(found.orphans_purged)
-    revived = text("") if report.dry_run else figures.count(found.revived)
     none = text("")
-    rows: list[tuple[str, int, str, str, str]] = [
-        ("live", found.live, none, none, "beat within stale_after; never touched"),
-        ("stale", found.stale, purged, revived, "purged, unless they came back"),
-        ("orphaned", found.orphaned, orphans_purged, none, "keys without any heartbeat"),
-        ("unreadable", found.unreadable, none, none, "kept"),
-        ("in the future", found.future, none, none, "kept"),
+    became = [none] * 3
+    if not report.dry_run:
+        became = [*map(_quiet_zero, (found.purged, found.revived, found.orphans_purged))]
+    purged, revived, orphans_purged = became
+    rows = [
+        ("live", found.live, none, none),
+        ("stale", found.stale, purged, revived),
+        ("orphaned", found.orphaned, orphans_purged, none),
+        ("unreadable", found.unreadable, none, none),
+        ("in the future", found.future, none, none),
     ]
     longest = max(number for _, number, *_ in rows)
     return table(
-        "Coordinators by what was found",
+        "What was found",
         [
             Column("coordinators"),
-            Column("share", "bar"),
+            Column("how many", "bar"),
             Column("found", "number"),
             Column("purged", "number"),
             Column("revived", "number"),
-            Column("meaning"),
         ],
         (
-            (name, bar([Part(number, "plain")], longest), figures.count(number), gone, back, means)
-            for name, number, gone, back, means in rows
+            (name, bar([Part(number, "plain")], longest), _quiet_zero(number), gone, back)
+            for name, number, gone, back in rows
         ),
         note=f"{found.checked:,} heartbeats checked",
     )
 
 
 def _ages(ages: Sequence[AgeBand]) -> Html | None:
-    ages = _together(ages)
+    ages = _together(_without_empty_ends(ages))
     total = sum(band.coordinators for band in ages)
     if not total:
         return None
@@ -134,12 +132,17 @@ def _ages(ages: Sequence[AgeBand]) -> Html | None:
             (
                 _band(band),
                 bar([Part(band.coordinators, "deleted")], longest),
-                figures.count(band.coordinators),
+                _quiet_zero(band.coordinators),
                 figures.percent(band.coordinators, total),
             )
             for band in ages
         ),
     )
+
+
+def _without_empty_ends(ages: Sequence[AgeBand]) -> Sequence[AgeBand]:
+    filled = [number for number, band in enumerate(ages) if band.coordinators]
+    return ages[filled[0] : filled[-1] + 1] if filled else []
 
 
 def _together(ages: Sequence[AgeBand]) -> list[AgeBand]:
@@ -158,41 +161,47 @@ def _band(band: AgeBand) -> Html:
     return together(figures.span(band.from_s), " – ", figures.span(band.to_s))
 
 
-def _losses(report: Report) -> Iterator[Html]:
-    if report.losses:
-        yield table(
-            "Came back too late: alive again when some of their keys were deleted",
-            [Column("coordinator", "id"), Column("keys lost", "number")],
-            ((foreign(loss.id), figures.count(loss.keys)) for loss in report.losses),
-        )
-
-
 def samples(report: Report) -> Html | None:
-    """Some coordinators by name, with the reason for their verdict."""
+    """Some coordinators by name, with the reason for their verdict; and what some have lost."""
     by_kind: dict[str, list[Example]] = {kind: [] for kind in (*_KINDS, "")}
     for sample in report.samples:
         by_kind[sample.verdict if sample.verdict in _KINDS else ""].append(sample)
-    tables = [_sample_table(kind, some) for kind, some in by_kind.items() if some]
-    return section("samples", "Samples", *tables)
-
-
-def _sample_table(kind: str, some: Sequence[Example]) -> Html:
-    return table(
-        _KINDS.get(kind, "Others"),
-        [Column("coordinator", "id"), Column("reason"), Column("age", "number")],
-        (
-            (
-                foreign(sample.id),
-                foreign(sample.reason) if kind else _other_reason(sample),
-                text("unknown") if sample.age_s is None else figures.span(sample.age_s),
-            )
-            for sample in some
-        ),
+    groups = [
+        Group(_KINDS.get(kind, "Others"), [_sample(sample, kind) for sample in of_kind])
+        for kind, of_kind in by_kind.items()
+        if of_kind
+    ]
+    some = table(
+        "Some coordinators of each verdict",
+        [Column("coordinator", "id"), Column("reason", "words"), Column("age", "number")],
+        groups=groups,
+        look="samples",
     )
+    return section("samples", "Samples", *([some] if groups else []), *_losses(report))
+
+
+def _sample(sample: Example, kind: str) -> tuple[Html, ...]:
+    reason = foreign(sample.reason) if kind else _other_reason(sample)
+    return foreign(sample.id), reason, _age(sample.age_s)
+
+
+def _age(age_s: float | None) -> Html:
+    if age_s is None:
+        return element("span", "–", class_="quiet")
+    return together(figures.span(abs(age_s)), " ahead" if age_s < 0 else None)
 
 
 def _other_reason(sample: Example) -> Html:
     return together(foreign(sample.verdict), ": ", foreign(sample.reason))
+
+
+def _losses(report: Report) -> Iterator[Html]:
+    if report.losses:
+        yield table(
+            "Came back when some of their keys were deleted",
+            [Column("coordinator", "id"), Column("keys lost", "number")],
+            ((foreign(loss.id), figures.count(loss.keys)) for loss in report.losses),
+        )
 
 
 def keys_by_family(report: Report) -> Html | None:
@@ -203,12 +212,6 @@ def keys_by_family(report: Report) -> Html | None:
     families = [*_first_families(keys)]
     longest = max(max(counts.matched, counts.planned) for _, counts in families)
     outcomes = () if report.dry_run else OUTCOMES
-    looks = ["would go"] if report.dry_run or report.status == "refused" else [*OUTCOMES]
-    legend = element(
-        "p",
-        *(swatch(_look(word), word) for word in [*looks, "kept"]),
-        class_="legends",
-    )
     return section(
         "keys",
         "Keys by family",
@@ -223,12 +226,20 @@ def keys_by_family(report: Report) -> Html | None:
             (_family(name, counts, outcomes, longest) for name, counts in families),
             total=_family_cells(text("all"), keys, outcomes, text("")),
         ),
-        legend,
+        element("p", *_key_legends(keys), class_="legends"),
     )
 
 
-def _look(word: str) -> str:
-    return {"would go": "due", "kept": "kept"}.get(word, word)
+def _key_legends(keys: Keys) -> Iterator[Html]:
+    """What the parts of the bars mean, of those that are there."""
+    due = keys.planned - sum(getattr(keys, outcome) for outcome in OUTCOMES)
+    for outcome in OUTCOMES:
+        if getattr(keys, outcome):
+            yield swatch(outcome, outcome)
+    if due > 0:
+        yield swatch("due", "planned, and left")
+    if keys.matched > keys.planned:
+        yield swatch("kept", "not planned: they are not of dead coordinators")
 
 
 def _scanned(keys: Keys) -> Html:
@@ -296,7 +307,7 @@ def _throttle(report: Report) -> Html | None:
         "What held the run up",
         [
             Column("setting", "id"),
-            Column("reason"),
+            Column("reason", "words"),
             Column("pauses", "number"),
             Column("time", "number"),
             Column("share", "number"),
@@ -322,7 +333,7 @@ def costs(report: Report) -> Html | None:
         "Time and processor by phase",
         [
             Column("phase"),
-            Column("time", "bar"),
+            Column("of the run", "bar"),
             Column("time", "number"),
             Column("server CPU", "number"),
             Column("client CPU", "number"),
@@ -344,9 +355,10 @@ def costs(report: Report) -> Html | None:
             figures.seconds(report.server.cpu_s),
             figures.seconds(report.client.cpu_s),
         ),
-        note="server CPU includes what others asked meanwhile",
+        note="the server's includes others' commands",
     )
-    return section("costs", "What it cost", _memory(report), phases, *_commands(report))
+    both = element("div", phases, *_commands(report), class_="pair")
+    return section("costs", "What it cost", _memory(report), both)
 
 
 def _memory(report: Report) -> Html:
@@ -376,7 +388,7 @@ def _commands(report: Report) -> Iterator[Html]:
             [
                 Column("command", "id"),
                 Column("phase"),
-                *(Column(name, "number") for name in ("calls", "p50", "p99", "longest")),
+                *(Column(name, "number") for name in ("calls", "p50", "p99", "max")),
             ],
             (
                 (
@@ -400,7 +412,7 @@ def servers(report: Report) -> Html | None:
         "Cluster" if clustered else "Server",
         *(_slots(report) if clustered else ()),
         _nodes(report.nodes, clustered) if report.nodes else None,
-        _partitions(report.partitions) if report.partitions else None,
+        _partitions(report.partitions, len(report.nodes) > 1) if report.partitions else None,
     )
 
 
@@ -423,9 +435,12 @@ def _slots(report: Report) -> Iterator[Html]:
 
 
 def _ranges(ranges: Sequence[tuple[int, int]]) -> Html:
-    shown = [f"{first}–{last}" if last > first else f"{first}" for first, last in ranges]
-    more = len(shown) - _MOST_NAMED
-    return listed([*shown[:_MOST_NAMED], *([f"and {more:,} more"] if more > 0 else [])])
+    shown: list[str] = [
+        element("span", f"{first}–{last}" if last > first else f"{first}", class_="n")
+        for first, last in ranges[:_MOST_NAMED]
+    ]
+    more = len(ranges) - _MOST_NAMED
+    return listed([*shown, *([f"and {more:,} more"] if more > 0 else [])])
 
 
 def _nodes(nodes: Sequence[NodeUse], clustered: bool) -> Html:
@@ -437,10 +452,10 @@ def _nodes(nodes: Sequence[NodeUse], clustered: bool) -> Html:
             Column("address", "id"),
             Column("keys", "bar"),
             Column("keys before", "number"),
-            Column("after", "number"),
+            Column("keys after", "number"),
             Column("CPU", "number"),
             Column("memory before", "number"),
-            Column("after", "number"),
+            Column("memory after", "number"),
             *slots,
         ],
         (
@@ -448,26 +463,32 @@ def _nodes(nodes: Sequence[NodeUse], clustered: bool) -> Html:
                 together(f"{number} ", foreign(node.address))
                 if clustered
                 else foreign(node.address),
-                bar(
-                    [
-                        Part(min(node.keys_after, node.keys_before), "kept"),
-                        Part(node.keys_before - node.keys_after, "deleted"),
-                    ],
-                    longest,
-                ),
+                bar(_node_parts(node), longest),
                 figures.count(node.keys_before),
                 *_afterwards(node),
                 *((figures.count(node.slots), _ranges(node.ranges)) if clustered else ()),
             )
             for number, node in enumerate(nodes, 1)
         ),
-        note="bars: keys that went, and keys that stayed",
+        note="bars: keys that stayed, and keys that went",
     )
+
+
+def _node_parts(node: NodeUse) -> list[Part]:
+    if _is_gone(node):
+        return [Part(node.keys_before, "unknown")]
+    stayed = min(node.keys_after, node.keys_before)
+    return [Part(stayed, "kept"), Part(node.keys_before - stayed, "deleted")]
+
+
+def _is_gone(node: NodeUse) -> bool:
+    """True if it was not there any more afterwards: a server always uses memory."""
+    return not node.used_memory_after
 
 
 def _afterwards(node: NodeUse) -> tuple[Html, ...]:
     before = figures.size(node.used_memory_before)
-    if not node.used_memory_after:
+    if _is_gone(node):
         return text("gone"), text("–"), before, text("gone")
     return (
         figures.count(node.keys_after),
@@ -477,7 +498,7 @@ def _afterwards(node: NodeUse) -> tuple[Html, ...]:
     )
 
 
-def _partitions(walks: Sequence[PartitionWalk]) -> Html:
+def _partitions(walks: Sequence[PartitionWalk], of_several: bool) -> Html:
     size = max(1, math.ceil(len(walks) / MOST_BARS))
     groups = [walks[at : at + size] for at in range(0, len(walks), size)]
     scanned = [sum(walk.scanned for walk in group) for group in groups]
@@ -486,11 +507,11 @@ def _partitions(walks: Sequence[PartitionWalk]) -> Html:
         "Partitions of the walk",
         [
             Column("range", "id"),
-            Column("keys", "bar"),
+            Column("how many", "bar"),
             Column("keys", "number"),
             Column("time", "number"),
             Column("attempts", "number"),
-            Column("server", "id"),
+            *((Column("server", "id"),) if of_several else ()),
         ],
         (
             (
@@ -499,7 +520,7 @@ def _partitions(walks: Sequence[PartitionWalk]) -> Html:
                 figures.count(keys),
                 figures.seconds(sum(walk.seconds for walk in group)),
                 figures.count(max(walk.attempts for walk in group)),
-                _ends([walk.node for walk in group]),
+                *((_ends([walk.node for walk in group]),) if of_several else ()),
             )
             for group, keys in zip(groups, scanned, strict=True)
         ),

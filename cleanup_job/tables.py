@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cleanup_job import figures
 from cleanup_job.markup import Html, element, together
 
-MOST_ROWS = 100
-"""Of one table, however many there are to show."""
+MOST_ROWS = 50
+"""Of one table, or a group in it, however many there are to show."""
 
 THINNEST = 0.6
 """Per cent: what is more than nothing can be seen."""
@@ -21,7 +20,8 @@ class Column(NamedTuple):
 
     Attributes:
         head: what it says at the top.
-        kind: `text`, `number` (to the right), `bar`, or `id`, which may break anywhere.
+        kind: `text`; `words`, more of it; `number`, to the right; `bar`; or `id`, which may break
+            anywhere.
     """
 
     head: str
@@ -35,13 +35,22 @@ class Part(NamedTuple):
     look: str
 
 
+class Group(NamedTuple):
+    """Rows that belong together, under a heading of their own if there is one."""
+
+    heading: str | None
+    rows: Sequence[Sequence[str]]
+
+
 def table(
     caption: str,
     columns: Sequence[Column],
-    rows: Iterable[Sequence[str]],
+    rows: Iterable[Sequence[str]] = (),
     *,
+    groups: Iterable[Group] = (),
     total: Sequence[str] = (),
     note: str | None = None,
+    look: str | None = None,
 ) -> Html:
     """A table whose first column names its rows.
 
@@ -50,27 +59,35 @@ def table(
     Args:
         caption: what it is about; its accessible name too.
         columns: as many as each row has cells.
-        rows: the first `MOST_ROWS` are shown, and how many more there are.
+        rows: those beyond `MOST_ROWS` are only counted.
+        groups: the same, in several parts.
         total: a last row.
         note: a remark in its caption.
+        look: a class of its own.
     """
-    rows = iter(rows)
-    shown = [*itertools.islice(rows, MOST_ROWS)]
-    more = sum(1 for _ in rows)
-    feet = []
-    if more:
-        words = together("and ", figures.count(more), " more")
-        feet.append(element("tr", element("td", words, colspan=len(columns), class_="more")))
-    if total:
-        feet.append(_row(columns, total))
     content = element(
         "table",
         element("caption", caption, element("span", note) if note else None),
         element("thead", element("tr", *map(_head, columns))),
-        element("tbody", *(_row(columns, cells) for cells in shown)),
-        element("tfoot", *feet) if feet else None,
+        *(_body(columns, group) for group in [Group(None, [*rows]), *groups] if group.rows),
+        element("tfoot", _row(columns, total)) if total else None,
+        class_=look,
     )
     return element("div", content, class_="scroll", role="region", tabindex=0, aria_label=caption)
+
+
+def _body(columns: Sequence[Column], group: Group) -> Html:
+    heading = None
+    if group.heading is not None:
+        cell = element("th", group.heading, scope="rowgroup", colspan=len(columns))
+        heading = element("tr", cell, class_="group")
+    left = len(group.rows) - MOST_ROWS
+    more = None
+    if left > 0:
+        words = together("and ", figures.count(left), " more")
+        more = element("tr", element("td", words, colspan=len(columns), class_="more"))
+    rows = (_row(columns, cells) for cells in group.rows[:MOST_ROWS])
+    return element("tbody", heading, *rows, more)
 
 
 def _head(column: Column) -> Html:

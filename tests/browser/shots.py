@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from cleanup_job.page import to_html
 from tests.browser.cases import CASES
@@ -27,6 +27,9 @@ WAYS: dict[str, dict[str, Any]] = {
     },
 }
 
+TALLEST = 8_000
+"""Pixels of the page; Chromium's limit is twice that, on a phone's screen."""
+
 
 def shoot(browser: Browser, case: str, page_file: Path, folder: Path) -> None:
     """The page as a screen and as paper show it."""
@@ -34,12 +37,20 @@ def shoot(browser: Browser, case: str, page_file: Path, folder: Path) -> None:
         with browser.new_context(**settings) as context:
             page = context.new_page()
             page.goto(page_file.as_uri())
-            page.screenshot(path=folder / f"{case}-{way}.png", full_page=True)
+            take(page, folder / f"{case}-{way}.png")
             if way == "dark":
                 page.pdf(path=folder / f"{case}.pdf", format="A4")
                 page.emulate_media(media="print")
                 page.set_viewport_size({"width": 690, "height": 1000})  # A4 between its margins
-                page.screenshot(path=folder / f"{case}-print.png", full_page=True)
+                take(page, folder / f"{case}-print.png")
+
+
+def take(page: Page, path: Path) -> None:
+    """The whole page, or as much of it as makes a picture that can be looked at."""
+    width = page.viewport_size["width"]
+    height = min(page.evaluate("document.documentElement.scrollHeight"), TALLEST)
+    clip = {"x": 0, "y": 0, "width": width, "height": height}
+    page.screenshot(path=path, full_page=True, clip=clip)
 
 
 def main(folder: Path, cases: list[str]) -> None:
