@@ -328,7 +328,7 @@ def _path(stretches: Iterable[_Stretch], look: str) -> Html:
     """All slots of one look in one shape: there may be thousands of stretches."""
     rows = itertools.chain.from_iterable(map(_by_rows, stretches))
     drawn = "".join(f"M{x} {y}h{slots}v.88h-{slots}z" for x, y, slots in rows)
-    return element("path", d=drawn, class_=look)
+    return element("path", d=Html(drawn), class_=look)
 
 
 def _by_rows(stretch: _Stretch) -> Iterator[tuple[int, int, int]]:

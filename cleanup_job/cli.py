@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from cleanup_job.arguments import make_parser
 from cleanup_job.errors import CleanupJobError, ConfigError
-from cleanup_job.files import require_file, require_plan, require_writable, write_whole
+from cleanup_job.files import (
+    read_whole,
+    require_file,
+    require_other_file,
+    require_plan,
+    require_writable,
+    write_whole,
+)
 from cleanup_job.stop_signals import StopSignals
 from cleanup_job.streams import (
     drop,
@@ -322,7 +329,21 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _render(arguments: argparse.Namespace) -> int:
-    raise NotImplementedError
+    from cleanup_job.page import to_html
+    from cleanup_job.report import from_json
+
+    to_stdout = arguments.html == "-"
+    if not to_stdout:
+        require_other_file("--html", arguments.html, arguments.file)
+        require_writable("--html", Path(arguments.html))
+    source = "stdin" if arguments.file == "-" else arguments.file
+    page = to_html(from_json(read_whole(arguments.file), source))
+    failed: list[ConfigError] = []
+    if to_stdout:
+        put(page)
+    elif not write_whole("--html", arguments.html, page, failed):
+        raise failed[0]
+    return EXIT_COMPLETE
 
 
 def _completion(arguments: argparse.Namespace) -> int:

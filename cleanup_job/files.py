@@ -1,9 +1,13 @@
-"""The files that the command writes: if they can be, before the run; the report, behind it."""
+"""The files that the command writes: if they can be, before the run; the report, behind it.
+
+And a report that it reads again.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from cleanup_job.errors import ConfigError
@@ -30,6 +34,28 @@ def require_plan(arguments: argparse.Namespace) -> None:
             )
     if arguments.dry_run:
         plan_file.require_writable(path)
+
+
+def require_other_file(flag: str, path: str, source: str) -> None:
+    """Do not write over what is read, whatever names lead to it."""
+    written = Path(path)
+    if source != "-" and written.exists() and Path(source).exists() and written.samefile(source):
+        raise ConfigError(f"{flag}: {path} is the report itself; name another file")
+
+
+def read_whole(path: str) -> bytes:
+    """What is in a file, or in stdin if its name is `-`.
+
+    Raises:
+        ConfigError: if it can't be read.
+    """
+    try:
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: can't be read ({error.strerror}); give what run --json has written, or - "
+            "for stdin"
+        ) from error
 
 
 def require_file(path: Path) -> None:

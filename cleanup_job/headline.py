@@ -58,16 +58,19 @@ def what_happened(report: Report) -> Html:
         return together(
             "A safety limit refused the run: ",
             figures.several(keys.planned, "key"),
-            " would be deleted, and nothing was.",
+            " would be deleted, and none was.",
         )
     if report.dry_run:
         return together(_would_go(report), " Nothing was deleted.")
+    if report.status == "partial" and not keys.planned:
+        return text("Nothing was deleted, and the run did not finish all of its work.")
     if report.status == "partial":
         return together(
             figures.count(keys.deleted),
             " of ",
             figures.several(keys.planned, "planned key"),
-            " were deleted; the run did not finish all of its work.",
+            _were(keys.deleted),
+            "deleted; the run did not finish all of its work.",
         )
     if keys.planned:
         return _gone(report)
@@ -94,11 +97,16 @@ def _gone(report: Report) -> Html:
         figures.several(report.keys.deleted, "key"),
         " of ",
         figures.several(dead, "dead coordinator"),
-        " were deleted.",
+        _were(report.keys.deleted),
+        "deleted.",
         together(" ", figures.several(found.live, "live one"), " lost nothing.")
         if found.live
         else None,
     )
+
+
+def _were(number: int) -> str:
+    return " was " if number == 1 else " were "
 
 
 def _nothing(report: Report) -> Html:

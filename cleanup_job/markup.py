@@ -50,12 +50,16 @@ def element(name: str, *children: str | None, **attributes: str | float | None) 
             no such attribute.
     """
     named = (
-        f' {attribute.rstrip("_").replace("_", "-")}="{text(str(value))}"'
+        f' {attribute.rstrip("_").replace("_", "-")}="{_value(value)}"'
         for attribute, value in attributes.items()
         if value is not None
     )
     opening = f"<{name}{''.join(named)}>"
     return Html(opening if name in _VOID else f"{opening}{together(*children)}</{name}>")
+
+
+def _value(value: str | float) -> Html:
+    return value if isinstance(value, Html) else text(str(value))
 
 
 def together(*parts: str | None) -> Html:

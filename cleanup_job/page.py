@@ -146,6 +146,7 @@ def _moment(started_at: str) -> str:
 def _tiles(report: Report) -> Html:
     """The numbers that most readers came for."""
     found, keys = report.coordinators, report.keys
+    unclear = found.unreadable + found.future
     gone = found.purged + found.orphans_purged
     speed = figures.rate(gone, report.duration_s, "coordinators") if gone else None
     if report.dry_run or report.status == "refused":
@@ -153,13 +154,13 @@ def _tiles(report: Report) -> Html:
     else:
         last = ("keys deleted", figures.count(keys.deleted), _outcomes(report))
     tiles = [
-        ("live", figures.count(found.live), text("lost nothing")),
+        ("live", figures.count(found.live), text("lost nothing" if found.live else "none")),
         ("stale", figures.count(found.stale), _became(report)),
         ("orphaned", figures.count(found.orphaned), _orphans(report)),
         (
             "not judged",
-            figures.count(found.unreadable + found.future),
-            text("unreadable or in the future; kept"),
+            figures.count(unclear),
+            text("unreadable or in the future; kept" if unclear else "none"),
         ),
         last,
         ("took", figures.seconds(report.duration_s), speed),
@@ -185,6 +186,8 @@ def _became(report: Report) -> Html:
     found = report.coordinators
     if report.dry_run or report.status == "refused":
         return text("all kept")
+    if not found.stale:
+        return text("none")
     parts = [together(figures.count(found.purged), " purged")]
     if found.revived:
         parts.append(together(figures.count(found.revived), " came back and were kept"))

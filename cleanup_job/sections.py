@@ -28,7 +28,7 @@ MOST_BARS = 64
 
 MOST_SETTINGS = 300
 
-_MOST_NAMED = 5
+_MOST_NAMED = 4
 """Samples of one problem, and ranges of one primary."""
 
 _KINDS = {
@@ -77,6 +77,8 @@ def _problem(tone: str, problem: Problem) -> Html:
 
 def coordinators(report: Report) -> Html | None:
     """Who was found, what became of them, and how old the stale ones were."""
+    if not report.coordinators.checked and not report.coordinators.orphaned:
+        return None
     found, ages = _found(report), _ages(report.ages)
     both = element("div", found, ages, class_="pair") if ages else found
     return section("coordinators", "Coordinators", both)
@@ -355,7 +357,6 @@ def costs(report: Report) -> Html | None:
             figures.seconds(report.server.cpu_s),
             figures.seconds(report.client.cpu_s),
         ),
-        note="the server's includes others' commands",
     )
     both = element("div", phases, *_commands(report), class_="pair")
     return section("costs", "What it cost", _memory(report), both)
@@ -371,7 +372,7 @@ def _memory(report: Report) -> Html:
         figures.size(server.used_memory_after),
         " after. ",
         figures.several(report.workers, "worker"),
-        ".",
+        ". The server's CPU includes what others asked of it meanwhile.",
         class_="quiet",
     )
 
@@ -445,7 +446,7 @@ def _ranges(ranges: Sequence[tuple[int, int]]) -> Html:
 
 def _nodes(nodes: Sequence[NodeUse], clustered: bool) -> Html:
     longest = max(node.keys_before for node in nodes)
-    slots = (Column("slots", "number"), Column("ranges")) if clustered else ()
+    slots = (Column("slots", "number"), Column("ranges", "words")) if clustered else ()
     return table(
         "Primaries" if clustered else "The server before and after",
         [
@@ -471,6 +472,7 @@ def _nodes(nodes: Sequence[NodeUse], clustered: bool) -> Html:
             for number, node in enumerate(nodes, 1)
         ),
         note="bars: keys that stayed, and keys that went",
+        look="nodes",
     )
 
 
