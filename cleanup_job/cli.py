@@ -22,14 +22,15 @@ from cleanup_job.arguments import make_parser
 from cleanup_job.errors import CleanupJobError, ConfigError
 from cleanup_job.files import (
     read_whole,
+    require_different,
     require_file,
     require_other_file,
-    require_plan,
     require_writable,
     write_whole,
 )
 from cleanup_job.stop_signals import StopSignals
 from cleanup_job.streams import (
+    deafen,
     drop,
     flush_messages,
     open_closed_streams,
@@ -41,6 +42,7 @@ from cleanup_job.style import style_for
 
 if TYPE_CHECKING:
     from cleanup_job.config import Config
+    from cleanup_job.log import Log
     from cleanup_job.metrics import Textfile
     from cleanup_job.observer import Observer
     from cleanup_job.report import Report
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
     except CleanupJobError as error:
-        say(f"cleanup-job: {error}")
+        say(f"cleanup-job: {error}", logged=True)
         code = error.exit_code
     except BrokenPipeError:
         # Whoever read our output has gone.
@@ -76,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except Exception:  # noqa: BLE001 - what nobody expected is a bug, and is told as one
         _tell_of_bug()
         code = EXIT_BUG
+    deafen()
     flush_messages()
     sys.exit(code)
 
@@ -92,23 +95,42 @@ def _tell_of_bug() -> None:
         "cleanup-job: this is a bug. Please report it with the lines above, after a look whether\n"
         f"they hold a secret: cleanup-job {__version__}, Python {platform.python_version()}, "
         f"{platform.platform()}.\n"
-        "If keys were being deleted, some of them are gone; the next run goes on from there."
+        "If keys were being deleted, some of them are gone; the next run goes on from there.",
+        logged=True,
     )
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = _load(arguments)
-    _check_run(arguments)
-    if arguments.cprofile:
-        require_file(Path(arguments.cprofile))
-    if arguments.plan:
-        require_plan(arguments)
     with contextlib.ExitStack() as ends:
+        log = _log(arguments, ends)
+        config = _load(arguments)
+        _check_run(arguments)
+        if arguments.cprofile:
+            require_file(Path(arguments.cprofile))
+        if arguments.plan and arguments.dry_run:
+            from cleanup_job import plan_file
+
+            plan_file.require_writable(Path(arguments.plan))
         metrics = ends.enter_context(_metrics(arguments, config)) if arguments.prom else None
-        code = _run_and_tell(config, arguments, metrics)
+        code = _run_and_tell(config, arguments, metrics, log)
         if metrics is not None:
             metrics.exit_code = code
         return code
+
+
+def _log(arguments: argparse.Namespace, ends: contextlib.ExitStack) -> Log | None:
+    """The log, if one is wanted, until the command ends."""
+    if arguments.log_file is None and arguments.log_format is None:
+        return None
+    from cleanup_job.log import Destination, Log
+
+    destination = Destination(
+        arguments.log_file,
+        arguments.log_format or "text",
+        arguments.log_max_bytes,
+        arguments.log_keep,
+    )
+    return ends.enter_context(Log(destination))
 
 
 def _metrics(arguments: argparse.Namespace, config: Config) -> Textfile:
@@ -117,12 +139,17 @@ def _metrics(arguments: argparse.Namespace, config: Config) -> Textfile:
     return Textfile(arguments.prom, config.access(), dry_run=arguments.dry_run)
 
 
-def _run_and_tell(config: Config, arguments: argparse.Namespace, metrics: Textfile | None) -> int:
+def _run_and_tell(
+    config: Config,
+    arguments: argparse.Namespace,
+    metrics: Textfile | None,
+    log: Log | None,
+) -> int:
     stop = StopSignals(signal.SIGHUP)
     with stop:
         report = _sweep(
             config,
-            _watcher(arguments, stop, asks=not arguments.yes),
+            _watcher(arguments, stop, log, asks=not arguments.yes),
             arguments.cprofile,
             dry_run=arguments.dry_run,
             show=arguments.show,
@@ -131,17 +158,22 @@ def _run_and_tell(config: Config, arguments: argparse.Namespace, metrics: Textfi
         )
     if metrics is not None:
         metrics.report = report
+    if log is not None and arguments.summary == "classic":
+        log.tell_of_summary(report)
     if arguments.plan and arguments.dry_run and not arguments.quiet:
         _tell_of_plan(report)
+    missing = arguments.plan and _plan_is_missing(report)
+    code = EXIT_USAGE if missing else _exit_code(report, stop.received)
+    if log is not None:
+        log.tell_of_report(report, code)
     # With the terminal the text's reader is gone, and the code is to say that.
     with contextlib.suppress(*((ConfigError,) if stop.received == signal.SIGHUP else ())):
         _publish(report, arguments)
     if report.status == "refused":
         for problem in report.errors:
-            say(f"cleanup-job: refused, nothing was deleted: {problem.message}")
-    if arguments.plan and _plan_is_missing(report):
-        return EXIT_USAGE
-    return _exit_code(report, stop.received)
+            message = f"cleanup-job: refused, nothing was deleted: {problem.message}"
+            say(message, logged=log is not None)
+    return code
 
 
 def _check_run(arguments: argparse.Namespace) -> None:
@@ -151,6 +183,7 @@ def _check_run(arguments: argparse.Namespace) -> None:
             "cleanup-job: warning: a password in --url can be seen in the process list; "
             "use REDIS_PASSWORD or REDIS_URL"
         )
+    require_different(arguments)
     for name in ("json", "html", "prom"):
         path = getattr(arguments, name, None)
         if path and path != "-":
@@ -167,11 +200,14 @@ def _load(arguments: argparse.Namespace) -> Config:
     return config.load(path, environ=os.environ, flags=flags, profile=arguments.profile)
 
 
-def _watcher(arguments: argparse.Namespace, stop: StopSignals, *, asks: bool = False) -> Observer:
+def _watcher(
+    arguments: argparse.Namespace, stop: StopSignals, log: Log | None, *, asks: bool = False
+) -> Observer:
     """Who is told of progress, and says when to stop."""
+    from cleanup_job.observer import Observers, OnlyAsked
     from cleanup_job.progress import Bars
 
-    return Bars(
+    bars = Bars(
         lambda: stop.name,
         say,
         asks=asks and sys.stdin.isatty() and sys.stderr.isatty(),
@@ -179,6 +215,12 @@ def _watcher(arguments: argparse.Namespace, stop: StopSignals, *, asks: bool = F
         verbose=arguments.verbose,
         style=style_for(sys.stderr, arguments.color, os.environ),
     )
+    if log is None:
+        return bars
+    from cleanup_job.log import LogObserver
+
+    dry_run = getattr(arguments, "dry_run", False)
+    return Observers(OnlyAsked(bars) if log.instead else bars, LogObserver(log, dry_run=dry_run))
 
 
 def _sweep(config: Config, observer: Observer, profile: str | None = None, **how: Any) -> Report:
@@ -219,8 +261,15 @@ def _publish(report: Report, arguments: argparse.Namespace) -> None:
 
         write_whole("--html", arguments.html, to_html(report), failed)
     style = style_for(sys.stdout, arguments.color, os.environ)
-    text = to_text(report, style, verbose=arguments.verbose, words=_words())
-    _publish_as(text, to_json(report), arguments, failed, all_is_well=report.status == "complete")
+    all_is_well = report.status == "complete"
+    if arguments.summary == "classic":
+        from cleanup_job.classic import classic_lines
+
+        # Scripts read it, so that it comes in any case.
+        text, all_is_well = "\n".join([*classic_lines(report), ""]), False
+    else:
+        text = to_text(report, style, verbose=arguments.verbose, words=_words())
+    _publish_as(text, to_json(report), arguments, failed, all_is_well=all_is_well)
 
 
 def _words() -> list[str]:
@@ -287,21 +336,26 @@ def _restore(arguments: argparse.Namespace) -> int:
     from cleanup_job.restore_report import to_text
     from cleanup_job.undo import restore
 
-    config = _load(arguments)
-    _check_run(arguments)
-    stop = StopSignals(signal.SIGHUP)
-    with stop:
-        report = restore(
-            config,
-            arguments.file,
-            only=None if arguments.only is None else os.fsencode(arguments.only),
-            dry_run=arguments.dry_run,
-            observer=_watcher(arguments, stop),
-        )
-    style = style_for(sys.stdout, arguments.color, os.environ)
-    all_is_well = report.status == "complete"
-    _publish_as(to_text(report, style), to_json(report), arguments, [], all_is_well=all_is_well)
-    return _exit_code(report, stop.received)
+    with contextlib.ExitStack() as ends:
+        log = _log(arguments, ends)
+        config = _load(arguments)
+        _check_run(arguments)
+        stop = StopSignals(signal.SIGHUP)
+        with stop:
+            report = restore(
+                config,
+                arguments.file,
+                only=None if arguments.only is None else os.fsencode(arguments.only),
+                dry_run=arguments.dry_run,
+                observer=_watcher(arguments, stop, log),
+            )
+        style = style_for(sys.stdout, arguments.color, os.environ)
+        all_is_well = report.status == "complete"
+        _publish_as(to_text(report, style), to_json(report), arguments, [], all_is_well=all_is_well)
+        code = _exit_code(report, stop.received)
+        if log is not None:
+            log.tell_of_restore(report.status, code, report.warnings, report.errors)
+        return code
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -312,9 +366,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     def sweep(config: Config) -> Report:
         with stop.at_once():
-            return _sweep(config, _watcher(arguments, stop), show=arguments.show)
+            return _sweep(config, _watcher(arguments, stop, log), show=arguments.show)
 
-    with stop:
+    with contextlib.ExitStack() as ends, stop:
+        log = _log(arguments, ends)
         result = demo.play(
             arguments.coordinators,
             keep=arguments.keep,

@@ -21,19 +21,21 @@ def require_writable(flag: str, path: Path) -> None:
         raise ConfigError(f"{flag}: {path} can't be written; name a file in a folder that can be")
 
 
-def require_plan(arguments: argparse.Namespace) -> None:
-    """Find out before the run that its plan would replace something else, or be replaced."""
-    from cleanup_job import plan_file
+def require_different(arguments: argparse.Namespace) -> None:
+    """Find out before the run that one of its files would replace another one.
 
-    path = Path(arguments.plan)
-    for name in ("json", "html", "prom", "log_file", "cprofile", "journal", "config"):
-        other = getattr(arguments, name, None)
-        if other and Path(other).resolve() == path.resolve():
-            raise ConfigError(
-                f"--plan: {path} is the file of --{name.replace('_', '-')} too; name another one"
-            )
-    if arguments.dry_run:
-        plan_file.require_writable(path)
+    Raises:
+        ConfigError: naming both.
+    """
+    names: dict[Path, str] = {}
+    for name in ("config", "json", "html", "prom", "log_file", "cprofile", "journal", "plan"):
+        given = getattr(arguments, name, None)
+        if not given or given in ("-", os.devnull):
+            continue
+        path, flag = Path(given).resolve(), f"--{name.replace('_', '-')}"
+        if path in names:
+            raise ConfigError(f"{flag}: {given} is the file of {names[path]} too; name another one")
+        names[path] = flag
 
 
 def require_other_file(flag: str, path: str, source: str) -> None:

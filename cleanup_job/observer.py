@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from cleanup_job.model import Partition, Target
-from cleanup_job.plan import Preview
-from cleanup_job.report import Coordinators
+if TYPE_CHECKING:
+    from cleanup_job.model import Partition, Target
+    from cleanup_job.plan import Preview
+    from cleanup_job.report import Coordinators
 
 
 class Observer:
@@ -52,3 +54,85 @@ class Observer:
         A text says who asks for it.
         """
         return False
+
+
+class Observers(Observer):
+    """Several who watch the same run, as one.
+
+    All of them are told everything. Whoever says no to a plan, or asks for an end, has it.
+    """
+
+    def __init__(self, *observers: Observer) -> None:
+        self._all = observers
+
+    def started(self, run_id: str, started_at: str) -> None:
+        """Tell all."""
+        for one in self._all:
+            one.started(run_id, started_at)
+
+    def found(self, target: Target) -> None:
+        """Tell all."""
+        for one in self._all:
+            one.found(target)
+
+    def began(self, phase: str, keys: int) -> None:
+        """Tell all."""
+        for one in self._all:
+            one.began(phase, keys)
+
+    def advanced(self, keys: int) -> None:
+        """Tell all."""
+        for one in self._all:
+            one.advanced(keys)
+
+    def walked(self, partition: Partition) -> None:
+        """Tell all."""
+        for one in self._all:
+            one.walked(partition)
+
+    def ended(self) -> None:
+        """Tell all."""
+        for one in self._all:
+            one.ended()
+
+    def judged(self, found: Coordinators, kept: Mapping[str, int]) -> None:
+        """Tell all."""
+        for one in self._all:
+            one.judged(found, kept)
+
+    def planned(self, coordinators: int, keys: Mapping[str, int]) -> None:
+        """Tell all."""
+        for one in self._all:
+            one.planned(coordinators, keys)
+
+    def confirm(self, preview: Preview) -> bool:
+        """Ask one after the other, until one says no."""
+        return all(one.confirm(preview) for one in self._all)
+
+    def paused(self, reason: str | None) -> None:
+        """Tell all."""
+        for one in self._all:
+            one.paused(reason)
+
+    def stopping(self) -> bool | str:
+        """What the first says who asks for an end."""
+        return next((told for one in self._all if (told := one.stopping())), False)
+
+
+class OnlyAsked(Observer):
+    """Another observer, which is asked but told nothing: somebody else shows the run."""
+
+    def __init__(self, other: Observer) -> None:
+        self._other = other
+
+    def found(self, target: Target) -> None:
+        """Tell it, since its question names the servers."""
+        self._other.found(target)
+
+    def confirm(self, preview: Preview) -> bool:
+        """Ask it."""
+        return self._other.confirm(preview)
+
+    def stopping(self) -> bool | str:
+        """Ask it."""
+        return self._other.stopping()

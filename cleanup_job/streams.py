@@ -10,12 +10,37 @@ import contextlib
 import io
 import os
 import sys
-from typing import TextIO
+from collections.abc import Callable
+from typing import NamedTuple, TextIO
 
 from cleanup_job.errors import ConfigError
 
 _closed: set[str] = set()
 """Which of our streams the caller closed."""
+
+
+class _Ear(NamedTuple):
+    take: Callable[[str], None]
+    instead: bool
+
+
+_ears: list[_Ear] = []
+"""The log, if there is one."""
+
+
+def listen(take: Callable[[str], None], *, instead: bool) -> None:
+    """Have all that is said.
+
+    Args:
+        take: is given each message.
+        instead: the log is on stderr, in place of the messages.
+    """
+    _ears[:] = [_Ear(take, instead)]
+
+
+def deafen() -> None:
+    """End that."""
+    _ears.clear()
 
 
 def open_closed_streams() -> None:
@@ -89,8 +114,22 @@ def put_report(text: str | bytes) -> None:
         raise
 
 
-def say(text: str) -> None:
-    """A message for people. Where nobody listens any more it is lost, and nothing else is.
+def say(text: str, *, logged: bool = False) -> None:
+    """A message for people.
+
+    Args:
+        text: what it says.
+        logged: the log has it already, in words of its own.
+    """
+    for ear in _ears:
+        if not logged:
+            ear.take(text)
+    if not any(ear.instead for ear in _ears):
+        show(text)
+
+
+def show(text: str) -> None:
+    """Text to stderr. Where nobody listens any more it is lost, and nothing else is.
 
     It is also called by a signal's handler, anywhere in the middle of anything: an error raised
     there would be taken for one of what was interrupted.
