@@ -37,6 +37,9 @@ _NOBODY, _MISSING = 0, "missing"
 _LONGEST_S = 1e9
 """What is longer than thirty years is no run."""
 
+_SHORTEST_S = 1e-6
+"""A moment without a length has no throughput that could be drawn."""
+
 
 class Timeline(NamedTuple):
     """What is drawn of a run.
@@ -97,7 +100,7 @@ def _merged(stops: Sequence[Stop], end_s: float) -> list[tuple[float, float]]:
 
 def throughput(line: Timeline) -> Html:
     """Keys per second over the run: walked in the survey, deleted in the purge."""
-    rates = [moment.keys / moment.seconds if moment.seconds > 0 else 0 for moment in line.moments]
+    rates = [moment.keys / max(moment.seconds, _SHORTEST_S) for moment in line.moments]
     top = _round_up(max(rates, default=0))
     bars = (
         _block(line, moment, _y(rate / top), _y(0), _look_of(moment.phase))
@@ -134,7 +137,7 @@ def _decades(timed: Sequence[Moment]) -> tuple[int, int]:
     """The powers of ten, in milliseconds, between which all times lie."""
     least = min((moment.p50_ms for moment in timed if moment.p50_ms > 0), default=0.1)
     most = max((moment.max_ms for moment in timed), default=1.0)
-    low = max(-3, math.floor(math.log10(least)))
+    low = min(8, max(-3, math.floor(math.log10(least))))
     return low, max(low + 1, min(9, math.ceil(math.log10(most))))
 
 

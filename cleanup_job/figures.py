@@ -9,6 +9,7 @@ from __future__ import annotations
 from cleanup_job.markup import Html, element, together
 
 _SPANS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+_LONGEST_S = 1e15
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _TIMES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -52,7 +53,7 @@ def span(seconds: float) -> Html:
 
 def plain_span(seconds: float) -> str:
     """The same, without markup: `11 min 40 s`."""
-    rest = round(abs(seconds))
+    rest = round(min(abs(seconds), _LONGEST_S))
     parts: list[str] = []
     for length, unit in _SPANS:
         number, rest = divmod(rest, length)

@@ -80,4 +80,6 @@ def foreign(value: str) -> Html:
 
     Its direction is its own, and does not reach beyond it.
     """
-    return element("bdi", value or "(empty)", class_="id")
+    if not value.strip(" "):
+        value = value.replace(" ", r"\x20") or "(empty)"
+    return element("bdi", value, class_="id")

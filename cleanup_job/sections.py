@@ -26,7 +26,9 @@ from cleanup_job.tables import MOST_ROWS, Column, Group, Part, bar, swatch, tabl
 MOST_BARS = 64
 """Of primaries, partitions and families; what is beyond is shown together."""
 
-MOST_SETTINGS = 300
+MOST_SETTINGS = 200
+MOST_ITEMS = 10
+"""Of the configuration, and of one list in it."""
 
 _MOST_NAMED = 4
 """Samples of one problem, and ranges of one primary."""
@@ -139,6 +141,7 @@ def _ages(ages: Sequence[AgeBand]) -> Html | None:
             )
             for band in ages
         ),
+        most=MOST_BARS,
     )
 
 
@@ -227,6 +230,7 @@ def keys_by_family(report: Report) -> Html | None:
             ],
             (_family(name, counts, outcomes, longest) for name, counts in families),
             total=_family_cells(text("all"), keys, outcomes, text("")),
+            most=MOST_BARS + 1,
         ),
         element("p", *_key_legends(keys), class_="legends"),
     )
@@ -445,7 +449,8 @@ def _ranges(ranges: Sequence[tuple[int, int]]) -> Html:
 
 
 def _nodes(nodes: Sequence[NodeUse], clustered: bool) -> Html:
-    longest = max(node.keys_before for node in nodes)
+    named = [*_first_nodes(nodes, clustered)]
+    longest = max(node.keys_before for _, node in named)
     slots = (Column("slots", "number"), Column("ranges", "words")) if clustered else ()
     return table(
         "Primaries" if clustered else "The server before and after",
@@ -461,19 +466,38 @@ def _nodes(nodes: Sequence[NodeUse], clustered: bool) -> Html:
         ],
         (
             (
-                together(f"{number} ", foreign(node.address))
-                if clustered
-                else foreign(node.address),
+                name,
                 bar(_node_parts(node), longest),
                 figures.count(node.keys_before),
                 *_afterwards(node),
                 *((figures.count(node.slots), _ranges(node.ranges)) if clustered else ()),
             )
-            for number, node in enumerate(nodes, 1)
+            for name, node in named
         ),
+        most=MOST_BARS + 1,
         note="bars: keys that stayed, and keys that went",
         look="nodes",
     )
+
+
+def _first_nodes(nodes: Sequence[NodeUse], clustered: bool) -> Iterator[tuple[Html, NodeUse]]:
+    for number, node in enumerate(nodes[:MOST_BARS], 1):
+        yield together(f"{number} " if clustered else None, foreign(node.address)), node
+    others = nodes[MOST_BARS:]
+    if others:
+        yield (
+            together(figures.count(len(others)), " others"),
+            NodeUse(
+                address="",
+                version="",
+                slots=sum(node.slots for node in others),
+                keys_before=sum(node.keys_before for node in others),
+                keys_after=sum(node.keys_after for node in others),
+                cpu_s=sum(node.cpu_s for node in others),
+                used_memory_before=sum(node.used_memory_before for node in others),
+                used_memory_after=sum(node.used_memory_after for node in others),
+            ),
+        )
 
 
 def _node_parts(node: NodeUse) -> list[Part]:
@@ -527,6 +551,7 @@ def _partitions(walks: Sequence[PartitionWalk], of_several: bool) -> Html:
             for group, keys in zip(groups, scanned, strict=True)
         ),
         note=f"{len(walks):,} partitions, {size:,} in each row" if size > 1 else None,
+        most=MOST_BARS,
     )
 
 
@@ -599,7 +624,7 @@ def _plan(plan: PlanUse, written: bool) -> Html:
 
 def settings(report: Report) -> Html | None:
     """The configuration that was in effect, without its secrets."""
-    rows = [*itertools.islice(_flat(report.config), MOST_SETTINGS + 1)]
+    rows = [*_flat(report.config)]
     if not rows:
         return None
     return section(
@@ -609,6 +634,7 @@ def settings(report: Report) -> Html | None:
             "Settings in effect",
             [Column("setting", "id"), Column("value", "id")],
             ((foreign(name), value) for name, value in rows),
+            most=MOST_SETTINGS,
         ),
     )
 
@@ -629,5 +655,7 @@ def _value(value: object) -> Html:
     if isinstance(value, bool):
         return text("yes" if value else "no")
     if isinstance(value, list | tuple):
-        return listed(foreign(str(item)) for item in value[:MOST_BARS])
+        items = [foreign(str(item)) for item in value[:MOST_ITEMS]]
+        more = len(value) - MOST_ITEMS
+        return listed([*items, *([f"and {more:,} more"] if more > 0 else [])])
     return foreign(str(value))

@@ -9,7 +9,7 @@ from cleanup_job import figures
 from cleanup_job.markup import Html, element, together
 
 MOST_ROWS = 50
-"""Of one table, or a group in it, however many there are to show."""
+"""Of one table, or a group in it, if nothing else is said."""
 
 THINNEST = 0.6
 """Per cent: what is more than nothing can be seen."""
@@ -51,6 +51,7 @@ def table(
     total: Sequence[str] = (),
     note: str | None = None,
     look: str | None = None,
+    most: int = MOST_ROWS,
 ) -> Html:
     """A table whose first column names its rows.
 
@@ -59,34 +60,35 @@ def table(
     Args:
         caption: what it is about; its accessible name too.
         columns: as many as each row has cells.
-        rows: those beyond `MOST_ROWS` are only counted.
+        rows: those beyond `most` are only counted.
         groups: the same, in several parts.
         total: a last row.
         note: a remark in its caption.
         look: a class of its own.
+        most: rows of a group to show.
     """
     content = element(
         "table",
         element("caption", caption, element("span", note) if note else None),
         element("thead", element("tr", *map(_head, columns))),
-        *(_body(columns, group) for group in [Group(None, [*rows]), *groups] if group.rows),
+        *(_body(columns, group, most) for group in [Group(None, [*rows]), *groups] if group.rows),
         element("tfoot", _row(columns, total)) if total else None,
         class_=look,
     )
     return element("div", content, class_="scroll", role="region", tabindex=0, aria_label=caption)
 
 
-def _body(columns: Sequence[Column], group: Group) -> Html:
+def _body(columns: Sequence[Column], group: Group, most: int) -> Html:
     heading = None
     if group.heading is not None:
         cell = element("th", group.heading, scope="rowgroup", colspan=len(columns))
         heading = element("tr", cell, class_="group")
-    left = len(group.rows) - MOST_ROWS
+    left = len(group.rows) - most
     more = None
     if left > 0:
         words = together("and ", figures.count(left), " more")
         more = element("tr", element("td", words, colspan=len(columns), class_="more"))
-    rows = (_row(columns, cells) for cells in group.rows[:MOST_ROWS])
+    rows = (_row(columns, cells) for cells in group.rows[:most])
     return element("tbody", heading, *rows, more)
 
 

@@ -453,7 +453,7 @@ def hostile(names: Sequence[str] = HOSTILE) -> Report:
     number = len(names)
     times = CommandTimes(3, 0.1, 0.2, 0.3)
     family = FamilyKeys(matched=9, planned=6, deleted=2, gone=1, spared=1, failed=1, unknown=1)
-    by_family = {f"{name(n)}{n}": family for n in range(number)}
+    by_family = {f"{n} {name(n)}": family for n in range(number)}
     kinds = ("stale", "orphaned", "unreadable", "future", "revived", "spared", name(0))
     return report(
         status="partial",
@@ -466,7 +466,7 @@ def hostile(names: Sequence[str] = HOSTILE) -> Report:
         keys=total(400, by_family),
         commands={name(5): times},
         costs={
-            f"{name(n)}{n}": PhaseCost(0.5, 0.2, 0.1, {name(n + 1): times}) for n in range(number)
+            f"{n} {name(n)}": PhaseCost(0.5, 0.2, 0.1, {name(n + 1): times}) for n in range(number)
         },
         nodes=[
             NodeUse(name(n), name(n + 1), 900, 90, 10, 0.1, 5_000, 4_000,
@@ -490,7 +490,7 @@ def hostile(names: Sequence[str] = HOSTILE) -> Report:
         stops=[Stop(one, 0.2, 0.1) for one in names],
         uncovered=[(16_000, 16_100)],
         config={
-            f"{name(n)}{n}": {name(n + 1): [name(n + 2), {name(n + 3): name(n + 4)}]}
+            f"{n} {name(n)}": {name(n + 1): [name(n + 2), {name(n + 3): name(n + 4)}]}
             for n in range(number)
         },
         warnings=[Problem(name(n), name(n + 1), 2, tuple(names[:3])) for n in range(number)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,11 @@ def shoot(browser: Browser, case: str, page_file: Path, folder: Path) -> None:
     for way, settings in WAYS.items():
         with browser.new_context(**settings) as context:
             page = context.new_page()
+            began = time.perf_counter()
             page.goto(page_file.as_uri())
+            opened_s = time.perf_counter() - began
+            size = page_file.stat().st_size
+            sys.stdout.write(f"{case} {way}: {size:,} bytes, opened in {opened_s:.2f} s\n")
             take(page, folder / f"{case}-{way}.png")
             if way == "dark":
                 page.pdf(path=folder / f"{case}.pdf", format="A4")
