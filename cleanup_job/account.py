@@ -49,6 +49,7 @@ def report_of(sweep: Sweep, clock: Clock, seen: Seen, swept: Swept) -> Report:
         "judge": {},
         "purge": merge_timings(outcome.timings for outcome in outcomes),
     }
+    all_timings = merge_timings(timings.values())
     nodes = seen.nodes()
     return Report(
         status=_status(sweep, surveyed, keys, errors, swept.refused),
@@ -66,7 +67,7 @@ def report_of(sweep: Sweep, clock: Clock, seen: Seen, swept: Swept) -> Report:
         coordinators=coordinators_of(verdicts, outcomes),
         keys=keys,
         phases=reports.Phases(**{f"{name}_s": wall_s for name, wall_s in clock.wall_s.items()}),
-        commands=reports.summarize_timings(merge_timings(timings.values())),
+        commands=reports.summarize_timings(all_timings),
         costs=costs_of(clock, seen, timings),
         server=reports.sum_up(nodes),
         client=reports.ClientUse(clock.whole_cpu_s),
@@ -82,7 +83,7 @@ def report_of(sweep: Sweep, clock: Clock, seen: Seen, swept: Swept) -> Report:
             *_back_to_life(outcomes, sweep.show),
         ],
         ages=bands_of(verdicts.stale.ages_ms),
-        timeline=course_of(clock.spans, clock.done, timings, clock.began_s),
+        timeline=course_of(clock.spans, clock.done, all_timings, clock.began_s),
         stops=stops_of(sweep.gauge.throttle.ledger.pauses, clock.began_s, clock.duration_s),
         uncovered=[*topology.ranges_of(surveyed.uncovered)],
         config=sweep.config.shown(),

@@ -8,7 +8,7 @@ outside of the run; such replies are left out of the course, and nowhere else.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cleanup_job.model import Timings
@@ -39,15 +39,14 @@ Done = Sequence[tuple[float, int]]
 """How many keys were done, and when."""
 
 
-def course_of(
-    spans: Sequence[Span], done: Done, timings: Mapping[str, Timings], began_s: float
-) -> list[Moment]:
+def course_of(spans: Sequence[Span], done: Done, timings: Timings, began_s: float) -> list[Moment]:
     """Cut each phase into stretches of about the same length.
 
     Args:
         spans: the phases, in order.
         done: keys, in any phase, in order of time.
-        timings: of each phase.
+        timings: of the whole run. A reply belongs to the phase in which it came, whichever took
+            it over: the survey's last ones are told with the purge's.
         began_s: when the run began, by the clock of the stamps.
     """
     whole_s = sum(span.ended_s - span.began_s for span in spans)
@@ -56,7 +55,7 @@ def course_of(
         moment
         for span in spans
         if span.ended_s - span.began_s >= LEAST_S
-        for moment in _moments(span, step_s, done, timings.get(span.phase, {}), began_s)
+        for moment in _moments(span, step_s, done, timings, began_s)
     ]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cleanup_job import brakes, topology, wire
 from cleanup_job.account import coordinators_of, kept_by_reason, report_of
 from cleanup_job.clock import Clock, out_of_memory
-from cleanup_job.config import Config
+from cleanup_job.config import Config, validated
 from cleanup_job.costs import Seen
 from cleanup_job.errors import CleanupJobError, NotNowError, RefusedError
 from cleanup_job.gauge import Gauge
@@ -56,7 +56,7 @@ def run(
     """Find dead coordinators and delete what is theirs.
 
     Args:
-        config: what to do, validated.
+        config: what to do; one that was made by hand is checked like any other.
         dry_run: only tell what would go; sends no command that writes.
         show: how many samples of each verdict the report has.
         observer: is told of progress, and may stop the run.
@@ -67,8 +67,8 @@ def run(
             folder for it. Without anything to delete there will be none.
 
     Raises:
-        ConfigError: the plan file can't be read, or is damaged; the journal can't be there; nothing
-            was deleted.
+        ConfigError: the configuration makes no sense, the plan file can't be read or is damaged,
+            the journal can't be there; nothing was deleted.
         ServerUnavailableError: the servers could not be surveyed; nothing was deleted.
         LockedError: another run is at the same keys.
         ServerRefusedError: they will not let us; nothing was deleted.
@@ -78,6 +78,7 @@ def run(
         OutOfMemoryError: this process got no more memory; nothing was deleted.
         BrokenOffError: the same in the middle of the purge; the next run goes on.
     """
+    config = validated(config)
     clock = Clock(observer or Observer())
     clock.observer.started(clock.run_id, clock.started_at_text)
     try:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from cleanup_job import demo
-from cleanup_job.config import Keys, Timestamp
-from cleanup_job.job import Observer
+from cleanup_job.config import Config, Keys, Redis, Timestamp
+from cleanup_job.errors import ConfigError
+from cleanup_job.job import Observer, run
 from cleanup_job.judge import MOST_NAMED
+from cleanup_job.report import to_json
 from tests.keys import (
     STALE_MS,
     assert_adds_up,
@@ -255,3 +258,61 @@ def test_the_report_says_where_the_time_went(
     assert report.server.used_memory_before == pytest.approx(before, rel=0.2)
     # 8,000 keys of some 100 bytes.
     assert before - report.server.used_memory_after > 500_000
+
+
+class TestCourse:
+    """What a report tells of the time in between."""
+
+    def test_adds_up_to_the_run(self, server: ServerProcess, client: redis.Redis) -> None:
+        for number in range(50):
+            write_coordinator(client, f"dead-{number}", STALE_MS + 1000 * number)
+        report = sweep(server)
+        purged = [moment for moment in report.timeline if moment.phase == "purge"]
+        assert sum(moment.keys for moment in purged) == report.keys.deleted == 300
+        # Those between two phases are in none of them.
+        commands = sum(times.calls for times in report.commands.values())
+        assert commands - 3 <= sum(moment.commands for moment in report.timeline) <= commands
+        ends_s = [moment.at_s + moment.seconds for moment in report.timeline]
+        assert max(ends_s) <= report.duration_s
+        assert sum(band.coordinators for band in report.ages) == 50
+        assert report.config["redis"]["url"] == server.url
+        assert (report.stops, report.uncovered) == ([], [])
+
+    @pytest.mark.default_server
+    def test_of_a_dry_run_has_no_purge(self, server: ServerProcess, client: redis.Redis) -> None:
+        write_coordinator(client, "dead", STALE_MS)
+        report = sweep(server, dry_run=True)
+        assert {moment.phase for moment in report.timeline} <= {"survey", "judge"}
+
+    @pytest.mark.default_server
+    def test_names_who_came_back(self, server: ServerProcess, client: redis.Redis) -> None:
+        class Revive(Observer):
+            def began(self, phase: str, keys: int) -> None:
+                if phase == "purge":
+                    write_heartbeat(client, "dead-1", 0)
+
+        for number in range(3):
+            write_coordinator(client, f"dead-{number}", STALE_MS)
+        report = sweep(server, observer=Revive())
+        back = [sample for sample in report.samples if sample.verdict == "revived"]
+        assert [(sample.id, sample.reason) for sample in back] == [
+            ("dead-1", "its heartbeat was fresh when its turn came")
+        ]
+
+    @pytest.mark.default_server
+    def test_has_no_secret(self, server: ServerProcess, tmp_path: Path) -> None:
+        secret = "hu" + "sh"
+        client = server.client()
+        client.config_set("requirepass", secret)
+        try:
+            url = server.url.replace("://", f"://:{secret}@")
+            report = run(Config(redis=Redis(url)))
+        finally:
+            server.client(password=secret).config_set("requirepass", "")
+        assert secret.encode() not in to_json(report)
+        assert report.config["redis"]["url"] == server.url.replace("://", "://:***@")
+
+
+def test_a_configuration_made_by_hand_is_checked_before_anything_is_contacted() -> None:
+    with pytest.raises(ConfigError, match="stale_after: Expected `int` >= 1"):
+        run(Config(redis=Redis("redis://127.0.0.1:1"), stale_after=0))
