@@ -205,8 +205,10 @@ def test_a_time_budget_that_ends_in_the_purge(
     file = tmp_path / "time is up"
     budget = watch.time_budget(1, lambda: float(file.exists()))
     monkeypatch.setattr(job, "time_budget", lambda *_: budget)
-    settings: dict[str, Any] = {"workers": workers, "time_budget": 1}
-    report = sweep(server, observer=TouchAt(file, 5_000), **settings)
+    # Slow enough for the job to look at its workers in the middle: two of them purge all of it
+    # within the tenth of a second between two looks.
+    settings: dict[str, Any] = {"time_budget": 1, "max_keys_per_second": 60_000}
+    report = sweep(server, observer=TouchAt(file, 5_000), workers=workers, **settings)
     assert (report.status, report.stopped_by) == ("partial", "time_budget")
     assert 0 < report.keys.deleted < 30_000
     assert "the time budget of 1 s ended; the next run goes on" in report.errors[0].message
