@@ -141,8 +141,9 @@ def test_a_stop_file_ends_it_and_the_next_run_goes_on(
 ) -> None:
     write_many(client, 5_000)
     file = tmp_path / "stop"
-    settings: dict[str, Any] = {"workers": workers, "stop_file": str(file)}
-    report = sweep(server, observer=TouchAt(file, 5_000), **settings)
+    # See the time budget below.
+    settings: dict[str, Any] = {"stop_file": str(file), "max_keys_per_second": 60_000}
+    report = sweep(server, observer=TouchAt(file, 5_000), workers=workers, **settings)
     assert (report.status, report.stopped_by) == ("partial", "stop_file")
     assert 0 < report.keys.deleted < 30_000
     assert client.dbsize() == 30_000 - report.keys.deleted
