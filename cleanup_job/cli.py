@@ -183,6 +183,8 @@ def _check_run(arguments: argparse.Namespace) -> None:
             "cleanup-job: warning: a password in --url can be seen in the process list; "
             "use REDIS_PASSWORD or REDIS_URL"
         )
+    if getattr(arguments, "html", None) == "-":
+        raise ConfigError("--html: name a file; render --html - writes a page to stdout")
     require_different(arguments)
     for name in ("json", "html", "prom"):
         path = getattr(arguments, name, None)

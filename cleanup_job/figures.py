@@ -42,7 +42,7 @@ def milliseconds(milliseconds: float) -> Html:
     """What one command took."""
     if abs(milliseconds) >= 10_000:
         return seconds(milliseconds / 1000)
-    digits = 2 if abs(milliseconds) < 100 else 0
+    digits = 3 if 0 < abs(milliseconds) < 0.1 else 2 if abs(milliseconds) < 100 else 0
     return _number(f"{milliseconds:.{digits}f} ms")
 
 

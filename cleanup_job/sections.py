@@ -89,30 +89,31 @@ def coordinators(report: Report) -> Html | None:
 def _found(report: Report) -> Html:
     found = report.coordinators
     none = text("")
-    became = [none] * 3
-    if not report.dry_run:
-        became = [*map(_quiet_zero, (found.purged, found.revived, found.orphans_purged))]
-    purged, revived, orphans_purged = became
+    # Of what was found, what became of it: purged, revived.
     rows = [
         ("live", found.live, none, none),
-        ("stale", found.stale, purged, revived),
-        ("orphaned", found.orphaned, orphans_purged, none),
+        ("stale", found.stale, _quiet_zero(found.purged), _quiet_zero(found.revived)),
+        ("orphaned", found.orphaned, _quiet_zero(found.orphans_purged), none),
         ("unreadable", found.unreadable, none, none),
         ("in the future", found.future, none, none),
     ]
+    became = () if report.dry_run else ("purged", "revived")
     longest = max(number for _, number, *_ in rows)
     return table(
         "What was found",
         [
             Column("coordinators"),
             Column("how many", "bar"),
-            Column("found", "number"),
-            Column("purged", "number"),
-            Column("revived", "number"),
+            *(Column(name, "number") for name in ("found", *became)),
         ],
         (
-            (name, bar([Part(number, "plain")], longest), _quiet_zero(number), gone, back)
-            for name, number, gone, back in rows
+            (
+                name,
+                bar([Part(number, "plain")], longest),
+                _quiet_zero(number),
+                *what_became[: len(became)],
+            )
+            for name, number, *what_became in rows
         ),
         note=f"{found.checked:,} heartbeats checked",
     )
@@ -308,7 +309,11 @@ def _figure(title: str, drawing: Html, legends: Sequence[Html]) -> Html:
 
 def _throttle(report: Report) -> Html | None:
     if not report.throttle:
-        return element("p", "Nothing held it up.", class_="quiet") if report.timeline else None
+        return (
+            element("p", "The throttle never held it up.", class_="quiet")
+            if report.timeline
+            else None
+        )
     return table(
         "What held the run up",
         [

@@ -261,6 +261,7 @@ class TestFigures:
             (figures.seconds(45.25), "45.2 s"),
             (figures.seconds(1_871.4), "31 min 11 s"),
             (figures.milliseconds(0.314), "0.31 ms"),
+            (figures.milliseconds(0.0042), "0.004 ms"),
             (figures.milliseconds(12_500), "12.5 s"),
             (figures.span(0), "0 s"),
             (figures.span(700.4), "11 min 40 s"),

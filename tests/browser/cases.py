@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec import structs
+
 from cleanup_job.model import OUTCOMES, Problem, Written
 from cleanup_job.report import (
     AgeBand,
@@ -298,26 +300,37 @@ def failover() -> Report:
     )  # fmt: skip
 
 
-def refused() -> Report:
-    """Nobody lives: a clock, or the pattern, is wrong."""
-    run = swept(2_140, 0, duration_s=0.09)
+def untouched(run: Report) -> dict[str, Any]:
+    """What is different in a report if nothing was deleted."""
     by_family = {
         name: FamilyKeys(matched=counts.matched, planned=counts.planned)
         for name, counts in run.keys.by_family.items()
     }
+    return {
+        "keys": total(run.keys.scanned, by_family),
+        "timeline": [moment for moment in run.timeline if moment.phase != "purge"],
+        "costs": {name: cost for name, cost in run.costs.items() if name != "purge"},
+        "nodes": [
+            structs.replace(
+                node, keys_after=node.keys_before, used_memory_after=node.used_memory_before
+            )
+            for node in run.nodes
+        ],
+    }
+
+
+def refused() -> Report:
+    """Nobody lives: a clock, or the pattern, is wrong."""
+    run = swept(2_140, 0, duration_s=0.09)
     why = (
         "not one of 2,140 coordinators is live: either all are dead, or a clock or the heartbeat's "
         "pattern is wrong; if they are, give --yes or set expect_all_dead"
     )
-    return swept(
-        2_140,
-        0,
-        duration_s=0.09,
+    return structs.replace(
+        run,
+        **untouched(run),
         status="refused",
         coordinators=Coordinators(checked=2_140, stale=2_140),
-        keys=total(8_560, by_family),
-        timeline=[moment for moment in run.timeline if moment.phase != "purge"],
-        costs={name: cost for name, cost in run.costs.items() if name != "purge"},
         errors=[Problem("all_dead", why, 2_140)],
     )
 
@@ -338,18 +351,11 @@ def empty() -> Report:
 def dry_run() -> Report:
     """What would go, by a plan file."""
     run = swept(850, 120, duration_s=0.06, scanned=1_040_040)
-    by_family = {
-        name: FamilyKeys(matched=counts.matched, planned=counts.planned)
-        for name, counts in run.keys.by_family.items()
-    }
-    return swept(
-        850,
-        120,
-        duration_s=0.06,
+    return structs.replace(
+        run,
+        **untouched(run),
         dry_run=True,
-        scanned=1_040_040,
         coordinators=Coordinators(checked=970, live=120, stale=850, orphaned=31),
-        keys=total(1_040_040, by_family),
         plan=PlanUse("plan.jsonl.gz", "2025-10-10T21:01:11Z", 850, 3_400, 850),
         ages=ages(850, [0, 1, 2, 3]),
     )

@@ -1,4 +1,7 @@
-"""Screenshots of the page, to be looked at: `python -m tests.browser.shots DIR [CASE ...]`."""
+"""Screenshots of the page, to be looked at.
+
+python -m tests.browser.shots FOLDER [CASE or REPORT.json ...]
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page
 
 from cleanup_job.page import to_html
+from cleanup_job.report import Report, from_json
 from tests.browser.cases import CASES
 from tests.browser.chromium import chromium
 
@@ -58,14 +62,21 @@ def take(page: Page, path: Path) -> None:
     page.screenshot(path=path, full_page=True, clip=clip)
 
 
+def report_of(case: str) -> Report:
+    """One that is made up here, or one that a run has written."""
+    if case in CASES:
+        return CASES[case]()
+    return from_json(Path(case).read_bytes(), case)
+
+
 def main(folder: Path, cases: list[str]) -> None:
     """Every case in every way."""
     folder.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
         for case in cases:
-            page_file = folder / f"{case}.html"
-            page_file.write_bytes(to_html(CASES[case]()))
-            shoot(browser, case, page_file, folder)
+            page_file = folder / f"{Path(case).stem}.html"
+            page_file.write_bytes(to_html(report_of(case)))
+            shoot(browser, page_file.stem, page_file, folder)
 
 
 if __name__ == "__main__":
