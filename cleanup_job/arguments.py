@@ -1,236 +1,248 @@
-"""The command line: its commands, flags and help. What they do is in `cli`."""
+"""The command line: its commands and flags. What they do is in `cli`, what help says in `manual`.
+
+Flags can't be abbreviated: a shorter one would mean something else, or nothing, as soon as there is
+another that begins like it. A misspelt one is answered with the nearest name instead.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from cleanup_job import __version__
-
-_EXIT_CODES = """\
-exit codes:
-  0        complete (a dry run too)
-  1        a bug; please report it
-  2        usage, configuration, or the server refuses (password, rights, replica)
-  3        partial: something failed, is unknown or was not covered; run again
-  4        refused by a safety limit that the message names; nothing was deleted
-  75       try again later: unreachable, loading, out of memory, another run is at it, or the stop
-           file is there; nothing was deleted
-  130/143  stopped by Ctrl-C or SIGTERM (129: the terminal is gone); batches in flight were
-           finished
-"""
-
-_RUN_EXAMPLES = """\
-examples:
-  cleanup-job run --url redis://db.example:6379/0 --dry-run    what would go, and why
-  cleanup-job run --url redis://db.example:6379/0              delete it
-  cleanup-job run -c configs/blocking.yaml --json report.json  by a file, with a report
-  REDIS_PASSWORD=... cleanup-job run --url redis://db.example  the password, out of sight
-  cleanup-job run --dry-run --plan plan.jsonl.gz               write down what would go,
-  cleanup-job run --plan plan.jsonl.gz                         and delete nothing else
-  cleanup-job run --orphans purge --orphan-grace 3600          keys without a heartbeat too
-  cleanup-job run --url rediss://db.example --ca-file ca.pem   TLS, and whom to trust
-  cleanup-job run --url redis+sentinel://a.example,b.example/service/0
-
-environment:
-  REDIS_URL, or REDIS_HOST, REDIS_PORT, REDIS_DB; REDIS_PASSWORD if the URL has none
-  CLEANUP_JOB_CONFIG (as -c), CLEANUP_JOB_STALE_AFTER, _ORPHANS, _ORPHAN_GRACE, _WORKERS,
-  _ENGINE, _PER_NODE, _MAX_BLOCK_MS, _ALLOW_PARTIAL (true or false), _LOCK, _EXPECT_ALL_DEAD, and
-  each limit and throttle above by its name (_MAX_PURGE, _NICE, ...); _PASSWORD_FILE, _CA_FILE,
-  _CERT_FILE, _KEY_FILE, _SERVER_NAME, _SENTINEL_PASSWORD, _SENTINEL_PASSWORD_FILE (as in the file).
-  A flag wins over the environment, the environment over the file.
-
-"""
-
-_DEMO_EXAMPLES = """\
-examples:
-  cleanup-job demo                         10,000 dead coordinators, swept and checked
-  cleanup-job demo --coordinators 100000   a larger case
-  cleanup-job demo --cluster               the same on a cluster of three primaries
-  cleanup-job demo --keep                  leave the server running to look around
-
-It needs the embedded server: pip install 'cleanup-job[embedded]'
-"""
-
-_ACL_EXAMPLES = """\
-examples:
-  cleanup-job acl                                     on stdout a command for redis-cli
-  cleanup-job acl --cluster --orphans purge           for each node of a cluster
-  cleanup-job acl -c configs/blocking.yaml --dry-run  for a user who may only look
-"""
-
-_RESTORE_EXAMPLES = """\
-examples:
-  cleanup-job run --journal /var/lib/cleanup-job/          a run that can be undone
-  cleanup-job restore FILE --dry-run                       what would be put back
-  cleanup-job restore FILE --url redis://db.example:6379   put it back
-  cleanup-job restore FILE --only coordinator-7            of one coordinator
-
-What exists is never overwritten, and what has expired does not come back. Restored heartbeats are
-as stale as they were: stop the timer of the job, or raise stale_after, before it runs again.
-
-"""
-
-_CHECK_EXAMPLES = """\
-examples:
-  cleanup-job check configs/blocking.yaml   errors with their place, or what is in effect
-  cleanup-job schema > cleanup-job.schema.json
-"""
-
-_RENDER_EXAMPLES = """\
-examples:
-  cleanup-job run --json report.json                       a report to keep
-  cleanup-job render report.json --html report.html        and to look at
-"""
-
-_COMPLETION_EXAMPLES = """\
-examples:
-  cleanup-job completion bash > ~/.local/share/bash-completion/completions/cleanup-job
-  cleanup-job completion zsh > "${fpath[1]}/_cleanup-job"
-"""
+from cleanup_job import __version__, manual
+from cleanup_job.style import WHEN
 
 SHELLS = ("bash", "zsh", "tcsh")
 
-_DESCRIPTION = """\
-Find coordinators whose heartbeat is stale or gone, and delete their keys. What
-lives, or can't be understood, is kept; the report says what was done."""
-
-_FIRST_STEPS = """\
-first steps:
-  cleanup-job demo                                a first look, on a server of its own
-  cleanup-job run --url redis://HOST --dry-run    what would go, and why
-  cleanup-job run --url redis://HOST              delete it
-  cleanup-job COMMAND --help                      examples of each command
-
-"""
-
 
 class _Parser(argparse.ArgumentParser):
-    """Says which word was meant, where one is misspelt."""
+    """One that offers the nearest name, and answers an error with a few lines."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **settings,
+        )
 
     def error(self, message: str) -> NoReturn:
-        super().error(message + self._meant(message))
+        """Exit with the usage, what is wrong, the nearest name, and where to learn more."""
+        self.print_usage(sys.stderr)
+        choices = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        offer = _offer(choices[1], re.findall(r"[^ ,']+", choices[2])) if choices else ""
+        if "COMMAND" in message and not offer:
+            offer = "; a command comes first, as in: cleanup-job run --dry-run"
+        message += offer
+        self.exit(2, f"{self.prog}: error: {message}\n'{self.prog} --help' has examples\n")
 
-    def _meant(self, message: str) -> str:
-        flag = re.match(r"unrecognized arguments: (--[\w-]+)", message)
-        if flag:
-            return _hint(flag[1], self.flags())
-        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        return _hint(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
-
-    def flags(self) -> set[str]:
-        """Of this parser, or of all of its commands, since it is the first that is asked."""
-        flags = {flag for action in self._actions for flag in action.option_strings}
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - it has no other name
-                flags.update(*(parser.flags() for parser in action.choices.values()))
-        return flags
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """Exit with the error that these words mean nothing to this command."""
+        flags = (word.partition("=")[0] for word in words if word.startswith("-"))
+        offers = (_offer(flag, self._option_string_actions) for flag in flags)
+        hint = next((offer for offer in offers if offer), "")
+        self.error(f"unrecognized arguments: {' '.join(words)}{hint}")
 
 
-def _hint(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, sorted(words), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+class _TopParser(_Parser):
+    """The one of the commands, which lists them by what they are for.
+
+    Attributes:
+        summaries: what each command does, in a few words.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.summaries: dict[str, str] = {}
+
+    def format_help(self) -> str:
+        """The help, with the commands in groups, which argparse does not know."""
+        lines = [self.format_usage(), manual.ABOUT]
+        for group, names in manual.COMMANDS.items():
+            lines += ["", f"{group}:"]
+            lines += [f"  {name:<12}{self.summaries[name]}" for name in names]
+        lines += [
+            "",
+            "options:",
+            "  -h, --help  show this, or behind a command: all about it",
+            "  --version   show the version",
+            "",
+            manual.FIRST_STEPS,
+            manual.EXIT_CODES,
+        ]
+        return "\n".join(lines)
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The words of a command line, by default this process's.
+
+    What is returned names its `command`, and has all the `words`.
+    """
+    parser, commands = _make()
+    given = sys.argv[1:] if words is None else [*words]
+    arguments, extra = parser.parse_known_args(given)
+    if extra:
+        commands[arguments.command].refuse(extra)
+    arguments.words = given
+    return arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line. What it returns names its `command`."""
-    parser = _Parser(
-        prog="cleanup-job",
-        description=_DESCRIPTION,
-        epilog=_FIRST_STEPS + _EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return _make()[0]
+
+
+def _make() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
+    parser = _TopParser(prog="cleanup-job", usage="cleanup-job COMMAND [OPTION ...]")
     parser.add_argument("--version", action="version", version=f"cleanup-job {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    _add_run(commands)
-    _add_demo(commands)
-    _add_restore(commands)
-    _add_render(commands)
-    _add_check(commands)
-    _add_schema(commands)
-    _add_acl(commands)
-    _add_completion(commands)
-    return parser
+    commands = parser.add_subparsers(
+        prog="cleanup-job",
+        required=True,
+        metavar="COMMAND",
+        dest="command",
+        parser_class=_Parser,
+    )
+    for add in (
+        _add_run,
+        _add_demo,
+        _add_restore,
+        _add_render,
+        _add_check,
+        _add_schema,
+        _add_acl,
+        _add_completion,
+    ):
+        add(commands)
+    parser.summaries = _SUMMARIES
+    return parser, dict(commands.choices)
 
 
-def _add_command(commands: Any, name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
+_SUMMARIES = {
+    "run": "sweep a server",
+    "demo": "try it on an embedded server with made-up data",
+    "restore": "put back what a run deleted, from its journal",
+    "render": "show the report of an earlier run as a page",
+    "check": "validate a configuration file, show what is in effect",
+    "schema": "print the JSON Schema of the configuration file",
+    "acl": "print the least rights that suffice, and why",
+    "completion": "print a script that completes our words in a shell",
+}
+
+
+def _add_command(
+    commands: Any, name: str, usage: str, description: str, *epilog: str
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        help=_SUMMARIES[name],
+        usage=f"cleanup-job {name} {usage}".rstrip(),
+        description=description,
+        epilog="\n".join(epilog),
     )
     return parser
+
+
+def _offer(word: str, names: Iterable[str]) -> str:
+    """The nearest of these names, as a question; nothing if none is near."""
+    near = difflib.get_close_matches(word, [*names], 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _add_run(commands: Any) -> None:
-    parser = _add_command(commands, "run", "sweep a server", _RUN_EXAMPLES + _EXIT_CODES)
-    _add_config(parser)
-    parser.add_argument(
+    parser = _add_command(
+        commands,
+        "run",
+        "[--url URL] [-c FILE] [--dry-run] [OPTION ...]",
+        manual.RUN,
+        manual.RUN_EXAMPLES,
+        manual.STREAMS,
+        manual.RUN_ENVIRONMENT,
+        manual.EXIT_CODES,
+    )
+    _add_where(parser)
+    _add_what(parser)
+    _add_output(parser)
+    _add_limits(parser)
+    _add_throttle(parser)
+    _add_work(parser)
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where")
+    _add_config(group)
+    group.add_argument(
         "--url",
         help="redis://[user@]host[:port][/db], rediss:// for TLS, unix:///path[?db=N], or "
         "redis+sentinel://host[:port],host[:port]/service[/db]; any node of a cluster will do",
     )
+    _add_ca_file(group)
+
+
+def _add_ca_file(parser: Any) -> None:
     parser.add_argument(
         "--ca-file", metavar="FILE", help="the only authorities to trust, for rediss://"
     )
-    parser.add_argument(
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what goes")
+    group.add_argument(
         "--dry-run", action="store_true", help="only tell what would go; nothing is written"
     )
-    parser.add_argument(
-        "--journal",
-        metavar="FILE",
-        help="write all that is deleted to a new FILE before it is, or to one in a folder; "
-        "cleanup-job restore FILE puts it back",
+    group.add_argument("--stale-after", metavar="S", help="seconds after which a beat is stale")
+    group.add_argument(
+        "--orphans", metavar="WHAT", help="ignore, report (the default) or purge keys without beat"
     )
-    parser.add_argument(
-        "--cprofile",
-        metavar="FILE",
-        help="write cProfile's figures of the job, and of each worker to FILE.worker-N; "
-        "python -m pstats FILE reads them",
+    group.add_argument(
+        "--orphan-grace", metavar="S", help="seconds untouched before an orphan may go"
     )
-    parser.add_argument(
+    group.add_argument(
         "--plan",
         metavar="FILE",
         help="with --dry-run: write there what would go, gzipped if it ends in .gz; without: "
         "delete nothing but what is in there and still dead",
     )
-    parser.add_argument("--stale-after", metavar="S", help="seconds after which a beat is stale")
-    parser.add_argument(
-        "--orphans", metavar="WHAT", help="ignore, report (the default) or purge keys without beat"
+    group.add_argument(
+        "--journal",
+        metavar="FILE",
+        help="write all that is deleted to a new FILE before it is, or to one in a folder; "
+        "cleanup-job restore FILE puts it back",
     )
-    parser.add_argument(
-        "--orphan-grace", metavar="S", help="seconds untouched before an orphan may go"
-    )
-    parser.add_argument("--workers", metavar="N", help="worker processes, or auto")
-    parser.add_argument("--engine", metavar="NAME", help="serial or processes")
-    parser.add_argument(
-        "--max-block-ms",
-        metavar="MS",
-        help="about how long one command may hold the server (default 2); slow servers get "
-        "smaller commands",
-    )
-    parser.add_argument(
-        "--per-node", metavar="N", help="workers at one primary of a cluster at once, or auto"
-    )
-    parser.add_argument(
+    group.add_argument(
         "--allow-partial",
         action="store_const",
         const="true",
         help="sweep a cluster of which some slots are not served",
     )
-    parser.add_argument(
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how it works")
+    group.add_argument("--workers", metavar="N", help="worker processes, or auto")
+    group.add_argument("--engine", metavar="NAME", help="serial or processes")
+    group.add_argument(
+        "--max-block-ms",
+        metavar="MS",
+        help="about how long one command may hold the server (default 2); slow servers get "
+        "smaller commands",
+    )
+    group.add_argument(
+        "--per-node", metavar="N", help="workers at one primary of a cluster at once, or auto"
+    )
+    group.add_argument(
         "--max-attempts",
         metavar="N",
         help="how often a task is tried whose worker or connection was lost (default 3)",
     )
-    _add_output(parser)
-    _add_limits(parser)
-    _add_throttle(parser)
+    group.add_argument(
+        "--cprofile",
+        metavar="FILE",
+        help="write cProfile's figures of the job, and of each worker to FILE.worker-N; "
+        "python -m pstats FILE reads them",
+    )
 
 
 def _add_config(parser: Any, text: str = "a YAML file (see configs/)") -> None:
@@ -247,7 +259,7 @@ def _add_profile(parser: Any) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what it writes")
     _add_json(group)
-    group.add_argument("--html", metavar="FILE", help="write the report as one self-contained page")
+    _add_html(group)
     group.add_argument(
         "--prom",
         metavar="FILE",
@@ -269,23 +281,40 @@ def _add_json(parser: Any) -> None:
     )
 
 
+def _add_html(parser: Any) -> None:
+    parser.add_argument(
+        "--html", metavar="FILE", help="write the report as one self-contained page"
+    )
+
+
+def _add_verbose(parser: Any) -> None:
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="say more: what each phase did, what each command took, and why",
+    )
+
+
+def _add_color(parser: Any) -> None:
+    parser.add_argument(
+        "--color",
+        choices=WHEN,
+        default="auto",
+        help="auto (the default): on a terminal, unless NO_COLOR is set",
+    )
+
+
 def _add_messages(parser: Any) -> None:
     how_much = parser.add_mutually_exclusive_group()
-    how_much.add_argument(
-        "-v", "--verbose", action="store_true", help="tell more: commands, partitions, our own CPU"
-    )
+    _add_verbose(how_much)
     how_much.add_argument(
         "-q",
         "--quiet",
         action="store_true",
-        help="for timers: no progress, and a report only if the run is not complete",
+        help="for timers: nothing at all if the exit code is 0 and nothing was lost",
     )
-    parser.add_argument(
-        "--color",
-        choices=("auto", "always", "never"),
-        default="auto",
-        help="auto (the default): on a terminal, unless NO_COLOR is set",
-    )
+    _add_color(parser)
     parser.add_argument(
         "--log-file", metavar="FILE", help="append what happens to a file, which is rotated"
     )
@@ -369,7 +398,7 @@ def _add_show(parser: Any) -> None:
 
 def _add_demo(commands: Any) -> None:
     parser = _add_command(
-        commands, "demo", "try it on an embedded server with made-up data", _DEMO_EXAMPLES
+        commands, "demo", "[--coordinators N] [OPTION ...]", manual.DEMO, manual.DEMO_EXAMPLES
     )
     parser.add_argument(
         "--coordinators",
@@ -380,34 +409,37 @@ def _add_demo(commands: Any) -> None:
     )
     parser.add_argument("--cluster", action="store_true", help="three primaries, not one server")
     parser.add_argument("--keep", action="store_true", help="leave the server running")
-    _add_show(parser)
-    _add_messages(parser)
+    group = parser.add_argument_group("what it writes")
+    _add_json(group)
+    _add_html(group)
+    _add_show(group)
+    _add_verbose(group)
+    _add_color(group)
 
 
 def _add_restore(commands: Any) -> None:
     parser = _add_command(
         commands,
         "restore",
-        "put back what a run deleted, from its journal",
-        _RESTORE_EXAMPLES + _EXIT_CODES,
+        "FILE [--url URL] [-c FILE] [--dry-run] [OPTION ...]",
+        manual.RESTORE,
+        manual.RESTORE_EXAMPLES,
+        manual.EXIT_CODES,
     )
     parser.add_argument("file", metavar="FILE", help="what run --journal has written")
     _add_config(parser, "a YAML file, for its redis section")
     parser.add_argument("--url", help="as for run")
-    parser.add_argument(
-        "--ca-file", metavar="FILE", help="the only authorities to trust, for rediss://"
-    )
+    _add_ca_file(parser)
     parser.add_argument("--only", metavar="ID", help="the keys of this coordinator alone")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be put back")
     _add_no_lock(parser, "restore although a run may be at the same keys")
-    _add_json(parser)
-    _add_messages(parser)
+    group = parser.add_argument_group("what it writes")
+    _add_json(group)
+    _add_messages(group)
 
 
 def _add_acl(commands: Any) -> None:
-    parser = _add_command(
-        commands, "acl", "print the least rights that suffice, and why", _ACL_EXAMPLES
-    )
+    parser = _add_command(commands, "acl", "[OPTION ...]", manual.ACL, manual.ACL_EXAMPLES)
     _add_config(parser)
     parser.add_argument(
         "--user", metavar="NAME", default="cleanup-job", help="whose rights (default cleanup-job)"
@@ -420,11 +452,7 @@ def _add_acl(commands: Any) -> None:
         "--dry-run", action="store_true", help="for a user who may only make dry runs"
     )
     _add_no_lock(parser, "for a user who runs with --no-lock only")
-    parser.add_argument(
-        "--journal",
-        action="store_true",
-        help="for runs with --journal",
-    )
+    parser.add_argument("--journal", action="store_true", help="for runs with --journal")
     parser.add_argument(
         "--restore", action="store_true", help="for a user who restores, and nothing else"
     )
@@ -432,18 +460,15 @@ def _add_acl(commands: Any) -> None:
 
 def _add_check(commands: Any) -> None:
     parser = _add_command(
-        commands,
-        "check",
-        "validate a configuration file and show what is in effect",
-        _CHECK_EXAMPLES,
+        commands, "check", "FILE [--profile NAME]", manual.CHECK, manual.CHECK_EXAMPLES
     )
-    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("file", metavar="FILE", help="the YAML file")
     _add_profile(parser)
 
 
 def _add_render(commands: Any) -> None:
     parser = _add_command(
-        commands, "render", "show the report of an earlier run as a page", _RENDER_EXAMPLES
+        commands, "render", "REPORT --html FILE", manual.RENDER, manual.RENDER_EXAMPLES
     )
     parser.add_argument("file", metavar="REPORT", help="what run --json has written; - for stdin")
     parser.add_argument(
@@ -453,18 +478,13 @@ def _add_render(commands: Any) -> None:
 
 def _add_completion(commands: Any) -> None:
     parser = _add_command(
-        commands, "completion", "print a script that completes our words", _COMPLETION_EXAMPLES
+        commands, "completion", "SHELL", manual.COMPLETION, manual.COMPLETION_EXAMPLES
     )
     parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
 
 
 def _add_schema(commands: Any) -> None:
-    _add_command(
-        commands,
-        "schema",
-        "print the JSON Schema of the configuration file",
-        _CHECK_EXAMPLES,
-    )
+    _add_command(commands, "schema", "", manual.SCHEMA, manual.SCHEMA_EXAMPLES)
 
 
 def _count(text: str) -> int:

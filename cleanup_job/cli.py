@@ -14,11 +14,11 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cleanup_job.arguments import make_parser
+from cleanup_job.arguments import parse
 from cleanup_job.errors import CleanupJobError, ConfigError
 from cleanup_job.files import (
     read_whole,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from cleanup_job.config import Config
     from cleanup_job.log import Log
     from cleanup_job.metrics import Textfile
-    from cleanup_job.observer import Observer
+    from cleanup_job.observer import Observers
     from cleanup_job.report import Report
     from cleanup_job.restore_report import RestoreReport
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The `cleanup-job` command."""
     open_closed_streams()
     try:
-        arguments = make_parser().parse_args(argv)
+        arguments = parse(argv)
         code = _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
     except CleanupJobError as error:
@@ -75,29 +75,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = EXIT_PARTIAL
     except KeyboardInterrupt as stop:
         code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
-    except Exception:  # noqa: BLE001 - what nobody expected is a bug, and is told as one
-        _tell_of_bug()
+    except Exception as bug:  # noqa: BLE001 - what nobody expected is a bug, and is told as one
+        from cleanup_job.bugs import describe_bug
+
+        say(describe_bug(bug), logged=True)
         code = EXIT_BUG
     deafen()
     flush_messages()
     sys.exit(code)
-
-
-def _tell_of_bug() -> None:
-    """The traceback, and what to do with it."""
-    import platform
-    import traceback
-
-    from cleanup_job import __version__
-
-    say(
-        f"{traceback.format_exc()}\n"
-        "cleanup-job: this is a bug. Please report it with the lines above, after a look whether\n"
-        f"they hold a secret: cleanup-job {__version__}, Python {platform.python_version()}, "
-        f"{platform.platform()}.\n"
-        "If keys were being deleted, some of them are gone; the next run goes on from there.",
-        logged=True,
-    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -160,16 +145,16 @@ def _run_and_tell(
         metrics.report = report
     if log is not None and arguments.summary == "classic":
         log.tell_of_summary(report)
-    if arguments.plan and arguments.dry_run and not arguments.quiet:
-        _tell_of_plan(report)
+    if arguments.plan and arguments.dry_run:
+        _tell_of_plan(report, quiet=arguments.quiet or _is_seen_together())
     missing = arguments.plan and _plan_is_missing(report)
     code = EXIT_USAGE if missing else _exit_code(report, stop.received)
     if log is not None:
         log.tell_of_report(report, code)
     # With the terminal the text's reader is gone, and the code is to say that.
     with contextlib.suppress(*((ConfigError,) if stop.received == signal.SIGHUP else ())):
-        _publish(report, arguments)
-    if report.status == "refused":
+        _publish(report, arguments, all_is_well=code == EXIT_COMPLETE and not report.losses)
+    if report.status == "refused" and not (_is_seen_together() and arguments.json != "-"):
         for problem in report.errors:
             message = f"cleanup-job: refused, nothing was deleted: {problem.message}"
             say(message, logged=log is not None)
@@ -183,6 +168,11 @@ def _check_run(arguments: argparse.Namespace) -> None:
             "cleanup-job: warning: a password in --url can be seen in the process list; "
             "use REDIS_PASSWORD or REDIS_URL"
         )
+    _require_writable(arguments)
+
+
+def _require_writable(arguments: argparse.Namespace) -> None:
+    """Find out before anything is done that a file can't be written."""
     if getattr(arguments, "html", None) == "-":
         raise ConfigError("--html: name a file; render --html - writes a page to stdout")
     require_different(arguments)
@@ -203,8 +193,12 @@ def _load(arguments: argparse.Namespace) -> Config:
 
 
 def _watcher(
-    arguments: argparse.Namespace, stop: StopSignals, log: Log | None, *, asks: bool = False
-) -> Observer:
+    arguments: argparse.Namespace,
+    stop: StopSignals,
+    log: Log | None = None,
+    *,
+    asks: bool = False,
+) -> Observers:
     """Who is told of progress, and says when to stop."""
     from cleanup_job.observer import Observers, OnlyAsked
     from cleanup_job.progress import Bars
@@ -213,30 +207,45 @@ def _watcher(
         lambda: stop.name,
         say,
         asks=asks and sys.stdin.isatty() and sys.stderr.isatty(),
-        quiet=arguments.quiet,
+        quiet=getattr(arguments, "quiet", False),  # a demo is never
         verbose=arguments.verbose,
         style=style_for(sys.stderr, arguments.color, os.environ),
     )
     if log is None:
-        return bars
+        return Observers(bars)
     from cleanup_job.log import LogObserver
 
     dry_run = getattr(arguments, "dry_run", False)
     return Observers(OnlyAsked(bars) if log.instead else bars, LogObserver(log, dry_run=dry_run))
 
 
-def _sweep(config: Config, observer: Observer, profile: str | None = None, **how: Any) -> Report:
+def _sweep(config: Config, watcher: Observers, profile: str | None = None, **how: Any) -> Report:
     """Run the job, without what would only cost it time."""
     from cleanup_job.job import run
 
-    sweep = functools.partial(run, config, observer=observer, profile=profile, **how)
+    sweep = functools.partial(run, config, observer=watcher, profile=profile, **how)
     # A run leaves no cycles that are worth a collection, which looks at every entry of every list:
     # 28 ms in the middle of a purge of 100,000 coordinators.
     gc.disable()
     try:
-        return _profiled(sweep, profile) if profile else sweep()
+        with _noting(watcher, dry_run=how.get("dry_run", False)):
+            return _profiled(sweep, profile) if profile else sweep()
     finally:
         gc.enable()
+
+
+@contextlib.contextmanager
+def _noting(watcher: Observers, *, dry_run: bool) -> Iterator[None]:
+    """Note on a bug how far the run had come, and what it may have done."""
+    try:
+        yield
+    except CleanupJobError:
+        raise
+    except Exception as bug:
+        from cleanup_job.bugs import note_of
+
+        bug.add_note(note_of(watcher.run_id, watcher.phase, dry_run=dry_run))
+        raise
 
 
 def _profiled(sweep: Callable[[], Report], path: str) -> Report:
@@ -252,64 +261,75 @@ def _profiled(sweep: Callable[[], Report], path: str) -> Report:
             say(f"cleanup-job: warning: --cprofile: {path} can't be written ({error.strerror})")
 
 
-def _publish(report: Report, arguments: argparse.Namespace) -> None:
-    """The report in each form that was asked for; what fails costs none of the others."""
+def _publish(report: Report, arguments: argparse.Namespace, *, all_is_well: bool) -> None:
+    """The report in each form that was asked for; what fails costs none of the others.
+
+    Args:
+        report: of the run.
+        arguments: which forms, and how.
+        all_is_well: with --quiet, the text is not worth a mail then.
+
+    Raises:
+        ConfigError: of the first file that could not be written.
+    """
     from cleanup_job.report import to_json
+
+    failed = _write_page(report, arguments)
+    # Scripts read the classic summary, so that it comes in any case.
+    is_silent = all_is_well and arguments.quiet and arguments.summary != "classic"
+    text = None if is_silent else _text_of(report, arguments)
+    _publish_as(text, to_json(report), arguments.json, failed)
+
+
+def _text_of(report: Report, arguments: argparse.Namespace) -> str:
+    if arguments.summary == "classic":
+        from cleanup_job.classic import classic_lines
+
+        return "\n".join([*classic_lines(report), ""])
     from cleanup_job.text import to_text
 
+    style = style_for(sys.stdout, arguments.color, os.environ)
+    return to_text(report, style, verbose=arguments.verbose, words=arguments.words)
+
+
+def _write_page(report: Report, arguments: argparse.Namespace) -> list[ConfigError]:
+    """Write the page, if it is asked for; why it could not be written."""
     failed: list[ConfigError] = []
     if arguments.html:
         from cleanup_job.page import to_html
 
         write_whole("--html", arguments.html, to_html(report), failed)
-    style = style_for(sys.stdout, arguments.color, os.environ)
-    all_is_well = report.status == "complete"
-    if arguments.summary == "classic":
-        from cleanup_job.classic import classic_lines
-
-        # Scripts read it, so that it comes in any case.
-        text, all_is_well = "\n".join([*classic_lines(report), ""]), False
-    else:
-        text = to_text(report, style, verbose=arguments.verbose, words=_words())
-    _publish_as(text, to_json(report), arguments, failed, all_is_well=all_is_well)
-
-
-def _words() -> list[str]:
-    """The command line as it may be shown, to be given again."""
-    from cleanup_job.config import without_password
-
-    return [without_password(word) if "://" in word else word for word in sys.argv[1:]]
+    return failed
 
 
 def _publish_as(
-    text: str,
-    json: bytes,
-    arguments: argparse.Namespace,
-    failed: list[ConfigError],
-    *,
-    all_is_well: bool,
+    text: str | None, json: bytes, json_path: str | None, failed: list[ConfigError]
 ) -> None:
-    """The text on stdout, or the JSON if it is asked for there, or could not be written.
+    """The text on stdout, if any; or the JSON, asked for there or impossible to write elsewhere.
 
     Raises:
         ConfigError: of the first file that could not be written.
     """
-    path = arguments.json
-    written = path and path != "-" and write_whole("--json", path, json, failed)
-    if path and not written:
+    written = json_path and json_path != "-" and write_whole("--json", json_path, json, failed)
+    if json_path and not written:
         put_report(json)
-    elif not (arguments.quiet and all_is_well):
+    elif text is not None:
         put_report(text)
     if failed:
         raise failed[0]
 
 
-def _tell_of_plan(report: Report) -> None:
+def _is_seen_together() -> bool:
+    """Whether one who reads our messages has the report, which says the same, before their eyes."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def _tell_of_plan(report: Report, *, quiet: bool) -> None:
     """Say where the plan is, and what to do with it; or why there is none."""
     from cleanup_job.plan_file import NOT_WRITTEN, UNFINISHED
 
     plan = report.plan
-    if plan is not None:
+    if plan is not None and not quiet:
         say(
             f"plan written to {plan.file} ({plan.coordinators:,} coordinators, {plan.keys:,} "
             f"keys); execute it with: cleanup-job run --plan {shlex.quote(plan.file)}, and the "
@@ -343,43 +363,54 @@ def _restore(arguments: argparse.Namespace) -> int:
         config = _load(arguments)
         _check_run(arguments)
         stop = StopSignals(signal.SIGHUP)
-        with stop:
+        watcher = _watcher(arguments, stop, log)
+        with stop, _noting(watcher, dry_run=arguments.dry_run):
             report = restore(
                 config,
                 arguments.file,
                 only=None if arguments.only is None else os.fsencode(arguments.only),
                 dry_run=arguments.dry_run,
-                observer=_watcher(arguments, stop, log),
+                observer=watcher,
             )
-        style = style_for(sys.stdout, arguments.color, os.environ)
-        all_is_well = report.status == "complete"
-        _publish_as(to_text(report, style), to_json(report), arguments, [], all_is_well=all_is_well)
         code = _exit_code(report, stop.received)
         if log is not None:
             log.tell_of_restore(report.status, code, report.warnings, report.errors)
+        style = style_for(sys.stdout, arguments.color, os.environ)
+        text = to_text(report, style, verbose=arguments.verbose, words=arguments.words)
+        is_silent = arguments.quiet and code == EXIT_COMPLETE
+        _publish_as(None if is_silent else text, to_json(report), arguments.json, [])
         return code
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     from cleanup_job import demo
+    from cleanup_job.report import to_json
 
+    _require_writable(arguments)
     # The servers are to be ended whatever comes, a closed terminal too.
     stop = StopSignals(signal.SIGHUP, patient=True)
+    reports: list[Report] = []
+    has_text = arguments.json != "-"
 
     def sweep(config: Config) -> Report:
         with stop.at_once():
-            return _sweep(config, _watcher(arguments, stop, log), show=arguments.show)
+            watcher = _watcher(arguments, stop)
+            reports.append(_sweep(config, watcher, show=arguments.show))
+        return reports[-1]
 
-    with contextlib.ExitStack() as ends, stop:
-        log = _log(arguments, ends)
+    with stop:
         result = demo.play(
             arguments.coordinators,
             keep=arguments.keep,
             sweep=sweep,
-            say=lambda text: put(text + "\n"),
+            say=(lambda text: put(text + "\n")) if has_text else say,
             stopping=lambda: bool(stop.received),
+            text_of=(lambda report: _text_of(report, arguments)) if has_text else None,
             clustered=arguments.cluster,
         )
+    for report in reports:
+        json = to_json(report) if arguments.json else b""
+        _publish_as(None, json, arguments.json, _write_page(report, arguments))
     if stop.received:
         return 128 + stop.received
     return EXIT_COMPLETE if result else EXIT_BUG

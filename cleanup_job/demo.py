@@ -21,6 +21,7 @@ import redis
 from cleanup_job.config import Config, Redis
 from cleanup_job.embedded import NODE, LocalServer, form_cluster, packaged_binary, slots_of
 from cleanup_job.errors import ConfigError, ServerUnavailableError
+from cleanup_job.measures import duration, size
 from cleanup_job.report import Report
 from cleanup_job.text import to_text
 
@@ -50,6 +51,7 @@ def play(
     sweep: Callable[[Config], Report],
     say: Say,
     stopping: Callable[[], bool],
+    text_of: Callable[[Report], str] | None = to_text,
     clustered: bool = False,
 ) -> bool:
     """Start servers, seed them, sweep them, check them, stop them.
@@ -60,6 +62,7 @@ def play(
         sweep: runs the job.
         say: shows a line of text.
         stopping: True when the user wants to end it.
+        text_of: the report as it is shown; None to leave that to the caller.
         clustered: three primaries in place of one server.
 
     Returns:
@@ -81,7 +84,7 @@ def play(
         _start(servers, binary, PRIMARIES if clustered else 1, check)
         say(_started(servers))
         with _client(servers) as client:
-            good = _show(client, servers, coordinators, sweep, say, check)
+            good = _show(client, servers, coordinators, sweep, text_of, say, check)
         kept = keep
     except _StoppedError:
         return False
@@ -138,15 +141,17 @@ def _show(
     servers: Sequence[LocalServer],
     coordinators: int,
     sweep: Callable[[Config], Report],
+    text_of: Callable[[Report], str] | None,
     say: Say,
     check: Callable[[], None],
 ) -> bool:
     live = seed(client, coordinators, check)
-    say(f"seeded {coordinators:,} stale coordinators, {STALE_AGE_MS // 1000} s old")
+    say(f"seeded {coordinators:,} stale coordinators, {duration(STALE_AGE_MS / 1000)} old")
     say(f"and {LIVE} live ones, {KEYS_PER_COORDINATOR} keys each")
     say(_state("before", servers))
     report = sweep(Config(redis=Redis(servers[0].url)))
-    say("\n" + to_text(report))
+    if text_of is not None:
+        say("\n" + text_of(report))
     say(_state("after", servers))
     check()
     return _is_as_promised(client, servers, live, report, say)
@@ -210,7 +215,7 @@ def _held(server: LocalServer) -> tuple[int, int, int]:
 
 def _counts(held: Sequence[int]) -> str:
     keys, heartbeats, memory = held
-    return f"{keys:>10,} keys, {heartbeats:,} coordinators, {memory / 1e6:.1f} MB"
+    return f"{keys:>10,} keys, {heartbeats:,} coordinators, {size(memory)}"
 
 
 def _is_as_promised(

@@ -60,13 +60,19 @@ class Observers(Observer):
     """Several who watch the same run, as one.
 
     All of them are told everything. Whoever says no to a plan, or asks for an end, has it.
+
+    Attributes:
+        run_id: of the run, once it has one.
+        phase: the one at hand, or the last.
     """
 
     def __init__(self, *observers: Observer) -> None:
         self._all = observers
+        self.run_id = self.phase = ""
 
     def started(self, run_id: str, started_at: str) -> None:
         """Tell all."""
+        self.run_id = run_id
         for one in self._all:
             one.started(run_id, started_at)
 
@@ -77,6 +83,7 @@ class Observers(Observer):
 
     def began(self, phase: str, keys: int) -> None:
         """Tell all."""
+        self.phase = phase
         for one in self._all:
             one.began(phase, keys)
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cleanup_job.cursors import Order, slots_between
+from cleanup_job.layout import listed
+from cleanup_job.measures import counted, duration
 from cleanup_job.model import Partition, SlotRange, Target, printable
 from cleanup_job.observer import Observer
 from cleanup_job.plan import Preview
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 MOST_RANGES = 3
 """How many ranges of slots a line names: after years of resharding a node may have hundreds."""
 
+MOST_REASONS = 3
+"""How many are told why heartbeats could not be understood."""
+
 ANSWER_POLL_S = 0.1
 
 
@@ -37,7 +42,12 @@ SAY_EVERY_S = 10.0
 class Bars(Observer):
     """One tqdm bar per phase, with rate and time to go, and the reason while it is paused.
 
-    Above the survey's there is a line for each share of a cluster that was walked.
+    Above the survey's there is a line for each share of a cluster that was walked. Between the bars
+    stand the servers, who was found, and what is to go.
+
+    Attributes:
+        run_id: nothing before the run began.
+        phase: the last that began.
     """
 
     def __init__(
@@ -60,27 +70,38 @@ class Bars(Observer):
             verbose: say what is found even where there is no terminal.
             style: for colours.
         """
+        self.run_id = ""
+        self.phase = ""
         self._stopping = stopping
         self._say = say
         self._asks = asks
         self._where = ""
         self._quiet = quiet
         self._style = style
+        self._verbose = verbose
         self._visible = sys.stderr.isatty() and not quiet
         self._tells = self._visible or verbose
+        self._plan_told = False
+        self._began_s = 0.0
+        self._keys = 0
         self._bar: tqdm[Any] | None = None
         self._slots: dict[str, tuple[SlotRange, ...]] = {}
         self._said_at_s: dict[str, float] = {}
 
+    def started(self, run_id: str, started_at: str) -> None:  # noqa: ARG002 - the log has the time
+        """Remember the run."""
+        self.run_id = run_id
+
     def found(self, target: Target) -> None:
         """Say where it is, and remember which slots a cluster's nodes have."""
-        self._tell(describe_target(target))
+        self._tell("server:", describe_target(target))
         self._where = ", ".join(server.address for server in target.servers)
         if target.clustered:
             self._slots = {server.address: server.slots for server in target.servers}
 
     def began(self, phase: str, keys: int) -> None:
         """Start a bar over the keyspace, or over the keys planned."""
+        self.phase, self._keys, self._began_s = phase, keys, time.monotonic()
         if not self._visible or not keys:
             return
         from tqdm import tqdm
@@ -111,24 +132,31 @@ class Bars(Observer):
                 self._bar.write(line, file=sys.stderr)
 
     def ended(self) -> None:
-        """Close the bar where it is."""
+        """Close the bar where it is; say what the phase took to who wants to know."""
         if self._bar is not None:
             with self._while_somebody_looks():
                 self._bar.close()
             self._bar = None
+        if self._verbose:
+            seconds = time.monotonic() - self._began_s
+            of_keys = f", {counted(self._keys, 'key')}" if self._keys else ""
+            self._tell(f"{self.phase}:", [f"{duration(seconds)}{of_keys}"])
 
     def judged(self, found: Coordinators, kept: Mapping[str, int]) -> None:
-        """Say who was found."""
-        self._tell(describe_found(found, kept))
+        """Say who was found, and why heartbeats could not be understood."""
+        self._tell("found:", describe_found(found))
+        if kept:
+            self._tell("kept:", describe_kept(kept))
 
     def planned(self, coordinators: int, keys: Mapping[str, int]) -> None:
         """Say how many are to go."""
-        self._tell(f"to go: {coordinators:,} coordinators, {sum(keys.values()):,} keys")
+        self._tell("to go:", describe_size(coordinators, keys))
+        self._plan_told = self._tells
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, label: str, parts: Sequence[str]) -> None:
         if self._tells:
-            word, colon, rest = text.partition(":")
-            self._say(self._style(word + colon, "dim") + rest)
+            first, *more = listed(f"{label:<8}", parts, 8)
+            self._say("\n".join([self._style(label, "dim") + first[len(label) :], *more]))
 
     @contextlib.contextmanager
     def _while_somebody_looks(self) -> Iterator[None]:
@@ -149,8 +177,9 @@ class Bars(Observer):
         if not self._asks:
             return True
         with contextlib.suppress(OSError):
-            sys.stderr.write("\n".join([*describe_plan(preview, self._where), ""]))
-            sys.stderr.write("delete them? [y/N] ")
+            lines = [] if self._plan_told else describe_plan(preview, self._where)
+            lines += [*describe_examples(preview), f"delete them on {self._where}? [y/N] "]
+            sys.stderr.write("\n".join(lines))
             sys.stderr.flush()
             while not self._stopping():
                 # A signal's handler does not end a read, so that the wish to stop is looked at.
@@ -176,41 +205,46 @@ class Bars(Observer):
         return self._stopping()
 
 
-def describe_target(target: Target) -> str:
-    """What is swept, in a line."""
+def describe_target(target: Target) -> list[str]:
+    """What is swept."""
     first = target.servers[0]
     where = first.address if not target.clustered else f"{len(target.servers):,} primaries"
-    return (
-        f"server: {product_name(first.product)} {first.version} {target.mode}, {where}, "
-        f"{target.keys:,} keys"
+    product = f"{product_name(first.product)} {first.version} {target.mode}"
+    return [product, where, counted(target.keys, "key")]
+
+
+def describe_found(found: Coordinators) -> list[str]:
+    """Who was found."""
+    numbers = (
+        (found.live, "live"),
+        (found.stale, "stale"),
+        (found.orphaned, "orphaned"),
+        (found.unreadable, "unreadable"),
+        (found.future, "in the future"),
     )
+    return [f"{n:,} {word}" for n, word in numbers if n or word in ("live", "stale")]
 
 
-def describe_found(found: Coordinators, kept: Mapping[str, int]) -> str:
-    """Who was found, in a line or two."""
-    parts = [
-        f"{number:,} {word}"
-        for word, number in (
-            ("live", found.live),
-            ("stale", found.stale),
-            ("orphaned", found.orphaned),
-            ("unreadable", found.unreadable),
-            ("in the future", found.future),
-        )
-        if number or word in ("live", "stale")
-    ]
-    return f"coordinators: {', '.join(parts)}" + _reasons(kept)
+def describe_kept(kept: Mapping[str, int]) -> list[str]:
+    """The most frequent reasons. If there are many, those that differ only in numbers are one."""
+    reasons = Counter(kept)
+    if len(reasons) > MOST_REASONS:
+        reasons = Counter()
+        for reason, times in kept.items():
+            reasons[re.sub(r"[0-9][0-9,.]*", "N", reason)] += times
+    most = reasons.most_common(MOST_REASONS)
+    shown = [f"{printable(reason.encode())} ({n:,})" for reason, n in most]
+    more = sum(reasons.values()) - sum(n for _, n in most)
+    return [*shown, f"other reasons ({more:,})"] if more else shown
 
 
-def _reasons(kept: Mapping[str, int]) -> str:
-    """The most frequent ones; those that differ only in their numbers are one."""
-    reasons: Counter[str] = Counter()
-    for reason, times in kept.items():
-        reasons[re.sub(r"[0-9][0-9,.]*", "N", reason)] += times
-    shown = [f"{printable(reason.encode())} ({n:,})" for reason, n in reasons.most_common(3)]
-    more = sum(reasons.values()) - sum(n for _, n in reasons.most_common(3))
-    shown += [f"other reasons ({more:,})"] if more else []
-    return f"\nkept: {', '.join(shown)}" if shown else ""
+def describe_size(coordinators: int, keys: Mapping[str, int]) -> list[str]:
+    """How much is to go, with the families of which there is anything."""
+    size = [counted(coordinators, "coordinator"), counted(sum(keys.values()), "key")]
+    families = [f"{name} {count:,}" for name, count in keys.items() if count]
+    if families:
+        size[-1] += f": {families.pop(0)}"
+    return [*size, *families]
 
 
 def paused_format(reason: str) -> str:
@@ -221,21 +255,22 @@ def paused_format(reason: str) -> str:
 
 
 def describe_plan(preview: Preview, where: str) -> list[str]:
-    """What would go, for somebody who is to decide on it."""
-    orphans = f" ({preview.orphans:,} of them orphaned)" if preview.orphans else ""
-    lines = [
-        f"to be deleted on {where}: {preview.coordinators:,} coordinators{orphans}, "
-        f"{sum(preview.keys.values()):,} keys",
-        "  " + ", ".join(f"{name} {keys:,}" for name, keys in preview.keys.items()),
-    ]
+    """How much would go, for somebody who is to decide on it."""
+    size = describe_size(preview.coordinators, preview.keys)
+    return listed(f"to be deleted on {where}: ", size, 2)
+
+
+def describe_examples(preview: Preview) -> list[str]:
+    """Some of what would go, and how old it is."""
+    orphans = [f"{counted(preview.orphans, 'orphan')} among them"] if preview.orphans else []
     named = [("oldest", *preview.oldest[0])] if preview.oldest else []
     named += [("", *one) for one in preview.oldest[1:]]
     if preview.newest is not None:
         named.append(("newest", *preview.newest))
-    lines += [
-        f"  {word:<6} {age_ms / 1000:>14,.1f} s  {printable(name)}" for word, name, age_ms in named
+    return orphans + [
+        f"  {word:<6} {duration(age_ms / 1000):>14}  {printable(name)}"
+        for word, name, age_ms in named
     ]
-    return lines
 
 
 def describe_walk(partition: Partition, slots: Sequence[SlotRange]) -> str:

@@ -6,15 +6,25 @@ as `report` does it for a run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from cleanup_job.layout import listed, prose
+from cleanup_job.measures import counted, duration, size
 from cleanup_job.model import HEARTBEAT, Counts, Problem
+from cleanup_job.next_step import REPORT_IT, Command, Step
 from cleanup_job.report import SCHEMA_VERSION, CommandTimes, Target
 from cleanup_job.restore import OUTCOMES
 from cleanup_job.style import PLAIN, Style
-from cleanup_job.text import command_line, problem_line, product_name
+from cleanup_job.text import (
+    command_table,
+    labelled,
+    outcome_table,
+    problem_lines,
+    product_name,
+    step_lines,
+)
 
 
 class RestoredKeys(msgspec.Struct, frozen=True):
@@ -90,42 +100,69 @@ def count(recorded: Mapping[str, int], counts: Counts) -> AllRestoredKeys:
     return AllRestoredKeys(by_family=families, **sums)
 
 
-def to_text(report: RestoreReport, style: Style = PLAIN) -> str:
-    """The report for people."""
+def to_text(
+    report: RestoreReport,
+    style: Style = PLAIN,
+    *,
+    verbose: bool = False,
+    words: Sequence[str] | None = None,
+) -> str:
+    """The report for people; the arguments are those of `text.to_text`."""
+    blocks = [
+        _head_lines(report),
+        _table(report, style),
+        [f"{'time':<14}{duration(report.duration_s)}"],
+        command_table({"restore": report.commands} if verbose else {}, style),
+        problem_lines(report.warnings, report.errors, style),
+        _conclusion(report, style),
+        step_lines(_next_steps(report, Command(words or ("restore", report.journal.path))), style),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in blocks if lines) + "\n"
+
+
+def _head_lines(report: RestoreReport) -> list[str]:
     target, journal = report.target, report.journal
     what = "dry run of a restore" if report.dry_run else "restore"
-    lines = [
-        f"{what} on {product_name(target.product)} {target.version} {target.mode}, "
-        f"{', '.join(target.nodes)} db {target.db}",
-        f"journal       {journal.path}, {journal.bytes:,} bytes"
-        + (f", of run {journal.run_id} at {journal.started_at}" if journal.run_id else ""),
-    ]
+    product = f"{product_name(target.product)} {target.version} {target.mode}"
+    lines = prose("", f"{what} on {product}, {', '.join(target.nodes)} db {target.db}")
+    of = f"of run {journal.run_id} at {journal.started_at}"
+    parts = [journal.path, size(journal.bytes), *([of] if journal.run_id else [])]
+    lines += listed(f"{'journal':<14}", parts, 14)
     if report.only is not None:
-        lines.append(f"only          {report.only}")
-    lines += ["", *_table(report), "", f"time          {report.duration_s:.3f} s"]
-    lines += [command_line(name, times) for name, times in report.commands.items()]
-    for title, problems in (("warning", report.warnings), ("error", report.errors)):
-        lines += [problem_line(title, problem, style) for problem in problems]
-    lines += ["", _conclusion(report)]
-    return "\n".join(lines) + "\n"
+        lines.append(f"{'only':<14}{report.only}")
+    return lines
 
 
-def _table(report: RestoreReport) -> list[str]:
+def _table(report: RestoreReport, style: Style) -> list[str]:
     skipped = "restored" if report.dry_run else "absent"
     columns = ("recorded", *(name for name in OUTCOMES if name != skipped))
     rows = [("keys", *columns)]
     for name, counts in (*report.keys.by_family.items(), ("total", report.keys)):
         rows.append((name, *(f"{getattr(counts, column):,}" for column in columns)))
-    first, *others = (max(map(len, cells)) for cells in zip(*rows, strict=True))
-    widths = [max(10, width + 2) for width in others]
-    return [f"{name:<{first}}" + "".join(map(str.rjust, cells, widths)) for name, *cells in rows]
+    return outcome_table(rows, style)
 
 
-def _conclusion(report: RestoreReport) -> str:
+def _conclusion(report: RestoreReport, style: Style) -> list[str]:
+    keys = report.keys
+    recorded = counted(keys.recorded, "recorded key")
+    if report.status == "failed":
+        told = "the counts do not add up; please report this as a bug"
+        return labelled("FAILED", told, style, "bold", "red")
+    done = f"{keys.restored:,} of {recorded} put back"
+    if report.dry_run:
+        done = f"{keys.absent:,} of {recorded} would be put back; nothing was"
+    if report.status == "partial":
+        return labelled("PARTIAL", done, style, "bold", "yellow")
+    return labelled("complete", done, style, "bold", "green")
+
+
+def _next_steps(report: RestoreReport, command: Command) -> list[Step]:
     keys = report.keys
     if report.status == "failed":
-        return "FAILED: the counts do not add up; please report this as a bug"
-    did = f"{keys.restored:,} of {keys.recorded:,} recorded keys put back"
-    if report.dry_run:
-        did = f"{keys.absent:,} of {keys.recorded:,} recorded keys would be put back; nothing was"
-    return f"{'PARTIAL' if report.status == 'partial' else 'complete'}: {did}"
+        return [Step(REPORT_IT)]
+    if keys.failed or keys.unknown:
+        text = "run it again for what failed or is unknown; what exists stays as it is"
+        return [Step(text, command.words)]
+    if report.dry_run and keys.absent:
+        return [Step("put them back", command.without("--dry-run").words)]
+    return []

@@ -1,11 +1,18 @@
-"""The report as text, for people."""
+"""The report as text, for people (pure).
+
+What everybody wants to know comes first and last: the counts, what became of them, and what to do
+next. What explains how it came about (`verbose`) is what to ask for when something seems odd.
+
+Every line fits 80 columns, whatever the numbers are; a single word that does not, such as an id or
+a path, has a line of its own. With and without colour the text is the same.
+"""
 
 from __future__ import annotations
 
-import shlex
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from cleanup_job.layout import command, listed, prose, table
+from cleanup_job.measures import counted, duration, size
 from cleanup_job.model import OUTCOMES, Problem, Written
 from cleanup_job.next_step import Step, next_steps
 from cleanup_job.report import (
@@ -19,10 +26,13 @@ from cleanup_job.report import (
 )
 from cleanup_job.style import PLAIN, Style
 
-WIDTH = 80
+MOST_PARTITIONS = 32
+"""How many lines they may take; a large cluster has hundreds, and the JSON has them all."""
 
-MOST_PARTITIONS = 20
-"""A large cluster has hundreds; the JSON report has them all."""
+_LABEL = 14
+"""Width of the labels on the left."""
+
+_BAD = ("failed", "unknown")
 
 
 def to_text(
@@ -32,84 +42,73 @@ def to_text(
     verbose: bool = False,
     words: Sequence[str] | None = None,
 ) -> str:
-    """The report for people, in at most 80 columns where ids and messages allow.
+    """The report for people.
 
     Args:
-        report: of a run.
-        style: for colours.
-        verbose: tell of commands, partitions and our own CPU, too.
-        words: the command line, for what to do next; see `next_steps`.
+        report: what to tell.
+        style: how to paint it.
+        verbose: with what each command took, each partition, and the reason of each sample.
+        words: the command line, for what to do next: see `next_steps`.
     """
-    lines = [style(_headline(report), "bold"), ""]
-    lines += _coordinator_lines(report)
-    if report.plan and not report.dry_run:
-        lines += _plan_lines(report.plan)
-    lines += ["", *_key_table(report, style)]
-    if report.samples:
-        lines += ["", *_sample_lines(report.samples)]
-    if report.target.mode == "cluster":
-        lines += ["", *_node_lines(report.nodes, style)]
-    lines += ["", *_cost_lines(report)]
-    if verbose:
-        lines += [*_client_lines(report), *_command_lines(report), *_partition_lines(report)]
-    if report.journal is not None:
-        lines += ["", *_journal_lines(report.journal)]
-    for title, problems in (("warning", report.warnings), ("error", report.errors)):
-        lines += [problem_line(title, problem, style) for problem in problems]
-    lines += ["", _conclusion(report, style)]
-    lines += [line for step in next_steps(report, words) for line in _step_lines(step, style)]
-    return "\n".join(lines) + "\n"
+    blocks = [
+        _headline(report),
+        [*_coordinator_lines(report), *_plan_lines(report)],
+        _key_table(report, style),
+        _sample_lines(report.samples, style, verbose=verbose),
+        _node_lines(report.nodes, style) if report.target.mode == "cluster" else [],
+        _cost_lines(report, verbose=verbose),
+        _partition_lines(report.partitions, style) if verbose else [],
+        command_table(
+            {name: cost.commands for name, cost in report.costs.items()} if verbose else {}, style
+        ),
+        [] if report.journal is None else _journal_lines(report.journal),
+        problem_lines(report.warnings, report.errors, style),
+        _conclusion(report, style),
+        step_lines(next_steps(report, words), style),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in blocks if lines) + "\n"
 
 
-def _headline(report: Report) -> str:
+def _headline(report: Report) -> list[str]:
     target = report.target
     what = "dry run" if report.dry_run else "run"
+    product = f"{product_name(target.product)} {target.version} {target.mode}"
     where = f"{', '.join(target.nodes)} db {target.db}"
     if target.mode == "cluster":
         where = f"{len(target.nodes):,} primaries"
-    product = product_name(target.product)
-    return f"{what} {report.run_id} on {product} {target.version} {target.mode}, {where}"
+    return prose("", f"{what} {report.run_id} on {product}, {where}")
 
 
 def _coordinator_lines(report: Report) -> list[str]:
     found = report.coordinators
-    lines = _wrapped(
-        f"coordinators  {found.checked:>10,} checked: ",
+    lines = listed(
+        f"{'coordinators':<{_LABEL}}{found.checked:>10,} checked: ",
         [
             f"{found.live:,} live",
             f"{found.stale:,} stale",
             f"{found.unreadable:,} unreadable",
             f"{found.future:,} future",
         ],
+        _LABEL + 11,
     )
     lines.append(f"{found.orphaned:>24,} orphaned (owned keys without any heartbeat)")
     if not report.dry_run:
-        lines += _wrapped(
+        lines += listed(
             f"{found.purged:>24,} purged, ",
             [f"{found.revived:,} revived and spared", f"{found.orphans_purged:,} orphans purged"],
+            _LABEL + 11,
         )
     return lines
 
 
-def _plan_lines(plan: PlanUse) -> list[str]:
+def _plan_lines(report: Report) -> list[str]:
     """How much of the plan that is executed still holds."""
+    plan: PlanUse | None = report.plan
+    if plan is None or report.dry_run:
+        return []
+    due = f"by the plan of {plan.created_at}: {plan.due:,} of {plan.coordinators:,} coordinators"
     parts = [f"{plan.gone_or_alive:,} alive or gone since", f"{plan.changed:,} changed"]
-    return [
-        f"by the plan of {plan.created_at}: {plan.due:,} of {plan.coordinators:,} coordinators",
-        *_wrapped(f"{'':>25}", parts),
-    ]
-
-
-def _wrapped(head: str, parts: Sequence[str]) -> list[str]:
-    """The parts behind their head, on as many lines as they take."""
-    lines = [head + parts[0]]
-    for part in parts[1:]:
-        if len(lines[-1]) + len(", ") + len(part) <= WIDTH:
-            lines[-1] += f", {part}"
-        else:
-            lines[-1] += ","
-            lines.append(" " * 25 + part)
-    return lines
+    return [*prose("", due, _LABEL), *listed(" " * (_LABEL + 11), parts, _LABEL + 11)]
 
 
 def _key_table(report: Report, style: Style) -> list[str]:
@@ -117,111 +116,115 @@ def _key_table(report: Report, style: Style) -> list[str]:
     rows = [("keys", *columns)]
     for name, counts in (*report.keys.by_family.items(), ("total", report.keys)):
         rows.append((name, *(f"{getattr(counts, column):,}" for column in columns)))
-    first, *others = (max(map(len, cells)) for cells in zip(*rows, strict=True))
-    # Ten each where that fits, so that reports look alike; else as close as it takes.
-    for widths in (
-        [max(10, width + 1) for width in others],
-        [width + 2 for width in others],
-        [width + 1 for width in others],
-    ):
-        if first + sum(widths) <= WIDTH:
-            break
-    lines = [f"{name:<{first}}" + "".join(map(str.rjust, cells, widths)) for name, *cells in rows]
-    if report.keys.failed or report.keys.unknown:
-        lines[-1] = style(lines[-1], "yellow")
-    return [style(lines[0], "dim"), *lines[1:]]
+    return outcome_table(rows, style)
 
 
-def _sample_lines(samples: Sequence[Example]) -> list[str]:
-    lines = ["samples"]
+def outcome_table(rows: Sequence[Sequence[str]], style: Style) -> list[str]:
+    """What became of keys, by family: what failed, or is unknown, can be seen from afar."""
+
+    def paint(row: int, column: str, cell: str) -> str:
+        if row == 0:
+            return style(cell, "dim")
+        return style(cell, "red") if column in _BAD and cell.strip() != "0" else cell
+
+    return table(rows, paint)
+
+
+def _plain_table(rows: Sequence[Sequence[str]], style: Style) -> list[str]:
+    return table(rows, lambda row, _, cell: style(cell, "dim") if row == 0 else cell)
+
+
+def _sample_lines(samples: Sequence[Example], style: Style, *, verbose: bool) -> list[str]:
+    """Some of each verdict. Of a stale one the age says why."""
+    if not samples:
+        return []
+    lines = [style("samples", "dim")]
     for sample in samples:
-        age = "" if sample.age_s is None else f"{sample.age_s:>12,.1f} s"
-        lines.append(f"  {sample.verdict:<10} {age:>14}  {sample.id}  ({sample.reason})")
+        age = "" if sample.age_s is None else duration(sample.age_s)
+        line = f"  {sample.verdict:<10} {age:>14}  {sample.id}"
+        reason = f"({sample.reason})" if verbose or sample.verdict != "stale" else ""
+        lines += prose(line, reason, 29)
     return lines
 
 
 def _journal_lines(journal: Written) -> list[str]:
-    return [
-        f"journal       {journal.keys:,} keys in {journal.records:,} records, "
-        f"{_megabytes(journal.bytes)}: {journal.path}",
-        f"              cleanup-job restore {shlex.quote(journal.path)} puts them back",
-    ]
+    written = f"{counted(journal.keys, 'key')} in {counted(journal.records, 'record')}"
+    return prose(
+        f"{'journal':<{_LABEL}}", f"{written}, {size(journal.bytes)}: {journal.path}", _LABEL
+    )
 
 
 def _node_lines(nodes: Sequence[NodeUse], style: Style) -> list[str]:
     """A line for each primary of a cluster."""
-    head = f"{'node':<32}{'slots':>8}{'keys before':>14}{'after':>12}{'CPU s':>9}"
-    lines = [style(head, "dim")]
-    lines += [
-        f"{node.address:<32}{node.slots:>8,}{node.keys_before:>14,}{node.keys_after:>12,}"
-        f"{node.cpu_s:>9.3f}"
+    rows = [("node", "slots", "keys before", "after", "server CPU")]
+    rows += [
+        (
+            node.address,
+            f"{node.slots:,}",
+            f"{node.keys_before:,}",
+            f"{node.keys_after:,}",
+            duration(node.cpu_s),
+        )
         for node in nodes
     ]
-    return lines
+    return _plain_table(rows, style)
 
 
-def _cost_lines(report: Report) -> list[str]:
+def _partition_lines(partitions: Sequence[PartitionWalk], style: Style) -> list[str]:
+    rows = [("partition", "keys scanned", "time", "attempts")]
+    rows += [
+        (
+            f"{walk.node} {walk.range}",
+            f"{walk.scanned:,}",
+            duration(walk.seconds),
+            f"{walk.attempts:,}",
+        )
+        for walk in partitions[:MOST_PARTITIONS]
+    ]
+    more = len(partitions) - MOST_PARTITIONS
+    return [*_plain_table(rows, style), *([f"and {more:,} more"] if more > 0 else [])]
+
+
+def _cost_lines(report: Report, *, verbose: bool) -> list[str]:
     """Where the time went, so that "slow" can be answered without a profiler."""
     phases, server, costs = report.phases, report.server, report.costs
     on_server = [
-        f"{name} {cost.server_cpu_s:.3f}"
+        f"{name} {duration(cost.server_cpu_s)}"
         for name, cost in costs.items()
         if cost.server_cpu_s is not None
     ]
-    lines = [
-        *_wrapped(
-            f"time          {report.duration_s:.3f} s: survey {phases.survey_s:.3f}, ",
-            [
-                f"judge {phases.judge_s:.3f}",
-                f"purge {phases.purge_s:.3f}; workers {report.workers}",
-            ],
-        ),
-        *_wrapped(f"server CPU    {server.cpu_s:.3f} s: ", on_server or ["in all"]),
-        *_wrapped(
-            f"server        {report.keys.scanned:,} keys scanned, ",
-            [
-                f"memory {_megabytes(server.used_memory_before)} → "
-                f"{_megabytes(server.used_memory_after)}",
-            ],
-        ),
-    ]
+    in_phases = [f"{name} {duration(cost.client_cpu_s)}" for name, cost in costs.items()]
+    lines = _entry(
+        "time",
+        f"{duration(report.duration_s)}: ",
+        [
+            f"survey {duration(phases.survey_s)}",
+            f"judge {duration(phases.judge_s)}",
+            f"purge {duration(phases.purge_s)}; {counted(report.workers, 'worker')}",
+        ],
+    )
+    lines += _entry("server CPU", f"{duration(server.cpu_s)}: ", on_server or ["in all"])
+    if verbose:
+        used = f"{duration(report.client.cpu_s)}: "
+        lines += _entry("client CPU", used, in_phases or ["in all"])
+    lines += _entry(
+        "server",
+        f"{report.keys.scanned:,} keys scanned, ",
+        [f"memory {size(server.used_memory_before)} → {size(server.used_memory_after)}"],
+    )
     if report.throttle:
         total_s = sum(pause.seconds for pause in report.throttle)
-        lines += _wrapped(f"throttle      {total_s:.1f} s: ", [*map(_pause, report.throttle)])
+        lines += _entry("throttle", f"{duration(total_s)}: ", [*map(_pause, report.throttle)])
     return lines
 
 
-def _client_lines(report: Report) -> list[str]:
-    in_phases = [f"{name} {cost.client_cpu_s:.3f}" for name, cost in report.costs.items()]
-    return _wrapped(f"client CPU    {report.client.cpu_s:.3f} s: ", in_phases or ["in all"])
-
-
-def _command_lines(report: Report) -> list[str]:
-    """What was sent how often, and how long it took."""
-    lines = []
-    for name, cost in report.costs.items():
-        often = {word: times for word, times in cost.commands.items() if times.calls > 1}
-        lines += [name] if often else []
-        lines += [command_line(word, times) for word, times in often.items()]
-    return lines
-
-
-def _partition_lines(report: Report) -> list[str]:
-    """How the keyspace was walked; of very many partitions the slowest."""
-    slowest = sorted(report.partitions, key=lambda walk: -walk.seconds)[:MOST_PARTITIONS]
-    more = len(report.partitions) - len(slowest)
-    lines = ["partitions", *map(_partition_line, slowest)] if slowest else []
-    return lines + ([f"  and {more:,} quicker ones"] if more else [])
-
-
-def _partition_line(walk: PartitionWalk) -> str:
-    again = f", {walk.attempts} attempts" if walk.attempts > 1 else ""
-    return f"  {walk.node} {walk.range}: {walk.scanned:,} keys in {walk.seconds:.3f} s{again}"
+def _entry(label: str, head: str, parts: Sequence[str]) -> list[str]:
+    return listed(f"{label:<{_LABEL}}{head}", parts, _LABEL)
 
 
 def _pause(pause: Pause) -> str:
     often = f" ({pause.pauses:,} pauses)" if pause.pauses > 1 else ""
-    return f"{pause.code} {pause.seconds:.1f} s{often}"
+    return f"{pause.code} {duration(pause.seconds)}{often}"
 
 
 def product_name(product: str) -> str:
@@ -229,49 +232,78 @@ def product_name(product: str) -> str:
     return {"valkey": "Valkey", "redis": "Redis"}.get(product, product)
 
 
-def command_line(command: str, times: CommandTimes) -> str:
-    """How often a command was called, and how long it took."""
-    return (
-        f"  {command:<10} {times.calls:>7,} calls   p50 {times.p50_ms:.2f} ms   "
-        f"p99 {times.p99_ms:.2f} ms   max {times.max_ms:.2f} ms"
-    )
+def command_table(
+    commands: Mapping[str, Mapping[str, CommandTimes]], style: Style = PLAIN
+) -> list[str]:
+    """How often each command was called in a phase, and how long it took."""
+    rows = [("command", "calls", "p50", "p99", "max")]
+    for phase, often in commands.items():
+        if often:
+            rows.append((phase, "", "", "", ""))
+        rows += [
+            (
+                f"  {name}",
+                f"{times.calls:,}",
+                duration(times.p50_ms / 1000),
+                duration(times.p99_ms / 1000),
+                duration(times.max_ms / 1000),
+            )
+            for name, times in often.items()
+        ]
+    return _plain_table(rows, style) if len(rows) > 1 else []
 
 
-def problem_line(title: str, problem: Problem, style: Style = PLAIN) -> str:
-    """A problem with its examples."""
-    colour = "red" if title == "error" else "yellow"
-    line = f"{style(f'{title}:', colour)} {problem.message} ({problem.count:,})"
-    return line + (f"; e.g. {', '.join(problem.samples)}" if problem.samples else "")
+def problem_lines(
+    warnings: Sequence[Problem], errors: Sequence[Problem], style: Style = PLAIN
+) -> list[str]:
+    """Each problem with how many there are, and examples."""
+    return [
+        line
+        for title, colour, problems in (
+            ("warning", "yellow", warnings),
+            ("error", "red", errors),
+        )
+        for problem in problems
+        for line in labelled(title, _told(problem), style, colour)
+    ]
 
 
-def _step_lines(step: Step, style: Style) -> list[str]:
-    """A command stands in a line of its own, however long, so that it can be copied."""
-    lines = textwrap.wrap(f"next: {step.text}", WIDTH, subsequent_indent=" " * 6)
-    return lines + ([" " * 6 + style(step.command, "bold")] if step.command else [])
+def labelled(label: str, text: str, style: Style, *colours: str) -> list[str]:
+    """A text behind its label, of which only the label is painted."""
+    first, *more = prose("", f"{label}: {text}")
+    return [style(label, *colours) + first[len(label) :], *more]
 
 
-def _conclusion(report: Report, style: Style) -> str:
-    word, rest = _concluded(report)
-    colour = "green" if report.status == "complete" else "red"
-    return f"{style(word, 'bold', colour)}: {rest}"
+def _told(problem: Problem) -> str:
+    samples = f"; e.g. {', '.join(problem.samples)}" if problem.samples else ""
+    return f"{problem.message} ({problem.count:,}){samples}"
 
 
-def _concluded(report: Report) -> tuple[str, str]:
-    """A word and what it means."""
+def step_lines(steps: Sequence[Step], style: Style = PLAIN) -> list[str]:
+    """What to do next, with commands that can be copied as they are."""
+    if not steps:
+        return []
+    lines = [style("next", "bold")]
+    for step in steps:
+        lines += prose("  ", f"{step.text}:" if step.words else step.text)
+        if step.words:
+            lines += command(step.words, 4)
+    return lines
+
+
+def _conclusion(report: Report, style: Style) -> list[str]:
+    """What became of it: the one line to read if there is time for one."""
     keys = report.keys
+    done = f"{keys.deleted:,} of {counted(keys.planned, 'planned key')} deleted"
+    would = f"{counted(keys.planned, 'key')} would be deleted; nothing was"
     if report.status == "failed":
-        return "FAILED", "the counts do not add up; please report this as a bug"
+        told = "the counts do not add up; please report this as a bug"
+        return labelled("FAILED", told, style, "bold", "red")
     if report.status == "refused":
-        return "REFUSED", f"{keys.planned:,} keys would be deleted; nothing was"
+        return labelled("REFUSED", would, style, "bold", "red")
     if report.status == "partial" and report.dry_run:
-        return "PARTIAL", "not all of the keyspace was covered; run again"
+        told = "not all of the keyspace was covered; run again"
+        return labelled("PARTIAL", told, style, "bold", "yellow")
     if report.status == "partial":
-        done = f"{keys.deleted:,} of {keys.planned:,} planned keys deleted"
-        return "PARTIAL", f"{done}; run again"
-    if report.dry_run:
-        return "complete", f"{keys.planned:,} keys would be deleted; nothing was"
-    return "complete", f"{keys.deleted:,} of {keys.planned:,} planned keys deleted"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1_000_000:,.1f} MB"
+        return labelled("PARTIAL", f"{done}; run again", style, "bold", "yellow")
+    return labelled("complete", would if report.dry_run else done, style, "bold", "green")

@@ -31,9 +31,10 @@ IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multip
 
 # fmt: off
 LAYERS = [
-    {"errors", "keyspace", "pace", "prints", "throttle", "whole_file", "arguments", "style",
-     "document", "markup"},
-    {"cursors", "pulse", "figures"},
+    {"errors", "keyspace", "pace", "prints", "throttle", "whole_file", "style", "document",
+     "markup"},
+    {"layout", "manual", "measures"},
+    {"cursors", "pulse", "figures", "arguments", "bugs"},
     {"model", "tables"},
     {"acl", "tls", "brakes", "journal", "streams", "urls"},
     {"attempt", "judge", "outcomes", "remains", "wire", "yaml_file", "recorder", "settings",

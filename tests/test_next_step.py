@@ -1,12 +1,17 @@
-"""What to do next: one step for the case at hand, as a command that can be copied."""
+"""What to do next: a few steps for the case at hand, with commands that can be copied."""
 
 from __future__ import annotations
 
+import shlex
+
+import msgspec
 import pytest
 
-from cleanup_job.model import Problem
+from cleanup_job.arguments import parse
+from cleanup_job.brakes import Limits, Scale, refusals
+from cleanup_job.model import Problem, Written
 from cleanup_job.next_step import next_steps
-from cleanup_job.report import Coordinators, Keys, PlanUse, Report, Target
+from cleanup_job.report import Coordinators, Example, Keys, Loss, PlanUse, Report, Target
 
 ORPHANS = Problem("orphans_reported", "x", 3)
 
@@ -34,9 +39,8 @@ def test_nothing_to_do() -> None:
 class TestAfterADryRun:
     PLANNED = report(dry_run=True, keys=Keys(planned=3))
 
-    @pytest.mark.parametrize("flag", ["--dry-run", "--dry"])
-    def test_the_same_without_it(self, flag: str) -> None:
-        given = ("run", flag, "--url", "redis://a b", "--json=r.json")
+    def test_the_same_without_it(self) -> None:
+        given = ("run", "--dry-run", "--url", "redis://a b", "--json=r.json")
         assert commands(self.PLANNED, *given) == [
             "cleanup-job run --url 'redis://a b' --json=r.json"
         ]
@@ -45,33 +49,87 @@ class TestAfterADryRun:
         assert commands(self.PLANNED) == ["cleanup-job run"]
 
     def test_by_its_plan(self) -> None:
-        planned = report(dry_run=True, plan=PlanUse("a plan", "2026", 1, 3, 1))
-        for words in (["--plan", "x y"], ["--plan=x y"]):
-            assert commands(planned, "run", *words, "--dry-run", "-v") == [
-                "cleanup-job run -v --plan 'a plan'"
-            ]
+        planned = report(
+            dry_run=True, keys=Keys(planned=3), plan=PlanUse("a plan", "2026", 1, 3, 1)
+        )
+        assert commands(planned, "run", "--plan", "a plan", "--dry-run", "-v") == [
+            "cleanup-job run --plan 'a plan' -v"
+        ]
+
+    def test_whose_plan_could_not_be_written(self) -> None:
+        assert commands(self.PLANNED, "run", "--plan=x", "--dry-run") == []
 
     def test_that_would_be_refused(self) -> None:
-        warned = report(
-            dry_run=True,
-            keys=Keys(planned=3),
-            warnings=[Problem("max_keys", "a run would be refused: 3 keys", 1)],
+        limits = Limits(max_keys=1)
+        warned = msgspec.structs.replace(
+            self.PLANNED,
+            warnings=[
+                Problem(found.code, f"a run would be refused: {found.message}", 1)
+                for found in refusals(limits, Scale(1, 2, 1, 1, 3), {}, [])
+            ],
         )
-        assert commands(warned, "run", "--dry-run") == []
-        assert "names what overrides it" in next_steps(warned)[0].text
+        words = ("run", "--dry-run", "--max-keys=1")
+        assert commands(warned, *words) == ["cleanup-job run --max-keys 3"]
 
     def test_that_found_nothing(self) -> None:
         assert next_steps(report(dry_run=True)) == []
 
 
-def test_partial_runs_again() -> None:
-    assert commands(report(status="partial"), "run", "-q") == ["cleanup-job run -q"]
+@pytest.mark.parametrize(
+    ("limits", "scale", "overrides"),
+    [
+        (Limits(max_purge=4), Scale(1, 9, 8, 8, 40), "--max-purge 8"),
+        (Limits(max_keys=4), Scale(1, 9, 8, 8, 40), "--max-keys 40"),
+        (Limits(max_stale_fraction=0.1), Scale(1, 9, 8, 8, 40), "--max-stale-fraction 0.8889"),
+        (Limits(suspicious_from=9), Scale(0, 9, 9, 9, 40), "--yes"),
+        (Limits(max_purge=4, max_keys=4), Scale(1, 9, 8, 8, 40), "--max-purge 8 --max-keys 40"),
+    ],
+)
+def test_refused_looks_first_and_names_what_overrides(
+    limits: Limits, scale: Scale, overrides: str
+) -> None:
+    refused = report(status="refused", errors=refusals(limits, scale, {}, []))
+    look, override = commands(refused, "run", "--url=u")
+    assert look == "cleanup-job run --url=u --dry-run --show 20"
+    assert override == f"cleanup-job run --url=u {overrides}"
+    assert parse(shlex.split(override)[1:]).command == "run"
 
 
-def test_refused_looks_first() -> None:
-    assert commands(report(status="refused"), "run", "--yes") == [
-        "cleanup-job run --dry-run --show 20"
-    ]
+def test_a_clock_is_rather_set_right() -> None:
+    refused = refusals(Limits(), Scale(1, 2, 1, 1, 4), {"a:1": 400_000}, [])
+    _, override = next_steps(report(status="refused", errors=refused))
+    assert override.text.startswith("set the clocks right")
+    assert override.command == "cleanup-job run --max-clock-skew 400"
+
+
+def test_who_said_no_is_not_told_how_to_say_yes() -> None:
+    no = Problem("not_confirmed", "the plan was not confirmed: --yes does not ask", 1)
+    refused = report(status="refused", errors=[no])
+    assert commands(refused, "run", "--show=1") == ["cleanup-job run --dry-run --show 20"]
+
+
+class TestPartial:
+    @pytest.mark.parametrize(
+        ("fields", "why"),
+        [
+            ({"keys": Keys(failed=1234)}, "1,234 keys could not be deleted"),
+            ({"keys": Keys(unknown=1)}, "of 1 key it is unknown"),
+            ({}, "not all of it was covered"),
+            ({"errors": [Problem("x", "y", 1)]}, "see the errors"),
+            ({"stopped_by": "told"}, "the run was stopped"),
+            ({"stopped_by": "time_budget"}, "the time budget ended the run"),
+            ({"stopped_by": "stop_file"}, "remove the stop file"),
+        ],
+    )
+    def test_runs_again_and_says_why(self, fields: dict[str, object], why: str) -> None:
+        [step] = next_steps(report(status="partial", **fields), ["run", "-q"])
+        assert why in step.text
+        assert step.command == "cleanup-job run -q"
+
+    def test_a_journal_is_never_written_twice(self) -> None:
+        shown = report(status="partial", journal=Written("/var/j/one", 1, 2, 3))
+        words = ("run", "--journal", "/var/j/one")
+        assert commands(shown, *words) == ["cleanup-job run --journal /var/j/"]
 
 
 def test_failed_is_a_bug_whatever_else() -> None:
@@ -81,13 +139,62 @@ def test_failed_is_a_bug_whatever_else() -> None:
 
 def test_orphans_that_were_only_reported() -> None:
     found = report(coordinators=Coordinators(orphaned=1234), warnings=[ORPHANS])
-    [step] = next_steps(found, ["run"])
-    assert step == (
-        "delete what 1,234 orphaned coordinators left",
-        "cleanup-job run --orphans purge",
-    )
+    [step] = next_steps(found, ["run", "--orphans", "report"])
+    assert step.text.startswith("1,234 orphans only reported")
+    assert step.command == "cleanup-job run --orphans purge"
 
 
 def test_unreadable_ones() -> None:
-    [step] = next_steps(report(coordinators=Coordinators(unreadable=1)))
+    shown = report(coordinators=Coordinators(unreadable=1, future=1))
+    [step] = next_steps(shown)
+    assert "2 heartbeats not understood" in step.text
     assert "keys.timestamp" in step.text
+    assert step.command == "cleanup-job run --dry-run --show 20"
+    all_shown = [Example("a", "unreadable", "r"), Example("b", "future", "r")]
+    [step] = next_steps(msgspec.structs.replace(shown, samples=all_shown))
+    assert "the samples above" in step.text
+
+
+def test_a_journal_undoes_it() -> None:
+    shown = report(journal=Written("/j f", 1, 2, 3))
+    words = ("run", "--journal=/j f", "-c", "my.yaml", "--profile=prod", "--nice", "1")
+    assert commands(shown, *words) == ["cleanup-job restore '/j f' -c my.yaml --profile=prod"]
+
+
+class TestLosses:
+    @pytest.mark.parametrize(
+        ("losses", "name"),
+        [([Loss("a", 1)], "a"), ([Loss("\\xff", 1)], "ID"), ([Loss("a", 1)] * 2, "ID")],
+    )
+    def test_come_first_and_back(self, losses: list[Loss], name: str) -> None:
+        shown = report(losses=losses, journal=Written("/j", 1, 2, 3), status="partial")
+        assert commands(shown)[0] == f"cleanup-job restore /j --only {name}"
+
+    def test_without_a_journal(self) -> None:
+        assert "under losses" in next_steps(report(losses=[Loss("a", 1)]))[0].text
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://me:hush@h:1/2", "redis://me@h:1/2"),
+        ("redis://:hush@h", "redis://h"),
+        ("redis://h?password=hush", "URL"),
+    ],
+)
+def test_no_password_is_repeated(url: str, shown: str) -> None:
+    planned = report(dry_run=True, keys=Keys(planned=3))
+    assert commands(planned, "run", "--url", url) == [f"cleanup-job run --url {shown}"]
+    assert commands(planned, "run", f"--url={url}") == [f"cleanup-job run --url={shown}"]
+
+
+def test_not_more_than_can_be_read() -> None:
+    shown = report(
+        dry_run=True,
+        keys=Keys(planned=3),
+        coordinators=Coordinators(unreadable=1, orphaned=3),
+        warnings=[ORPHANS],
+        journal=Written("/j", 1, 2, 3),
+        losses=[Loss("a", 1)],
+    )
+    assert len(next_steps(shown)) == 3

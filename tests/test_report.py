@@ -1,4 +1,4 @@
-"""The report: counts that add up or say so, percentiles, and a text that fits its columns."""
+"""The report: counts that add up or say so, percentiles, and JSON that can be read again."""
 
 from __future__ import annotations
 
@@ -14,16 +14,11 @@ from hypothesis import strategies as st
 from cleanup_job.errors import ConfigError
 from cleanup_job.model import OUTCOMES, Counts, Kind, Outcome, Problem, Sample
 from cleanup_job.report import (
-    ClientUse,
     CommandTimes,
-    Coordinators,
     Example,
     FamilyKeys,
     Keys,
     NodeUse,
-    Pause,
-    PhaseCost,
-    Phases,
     Report,
     ServerUse,
     Target,
@@ -37,7 +32,6 @@ from cleanup_job.report import (
     summarize_timings,
     to_json,
 )
-from cleanup_job.text import WIDTH, to_text
 
 FAMILIES = ("heartbeat", "signal")
 
@@ -218,145 +212,9 @@ class TestJson:
         assert '"é"'.encode() in encoded
 
 
-def lines_of(shown: Report) -> list[str]:
-    return to_text(shown).splitlines()
-
-
-def test_what_held_the_run_up_fits_into_the_width() -> None:
-    codes = ("max_latency_ms", "max_replica_lag_bytes", "pause_file", "nice")
-    pauses = [Pause(code, f"{code}: why", 1_000, 12.34) for code in codes]
-    lines = lines_of(report(throttle=[*pauses, Pause("no_answer", "", 1, 0.26)]))
-    (first,) = (number for number, line in enumerate(lines) if line.startswith("throttle"))
-    assert lines[first] == "throttle      49.6 s: max_latency_ms 12.3 s (1,000 pauses),"
-    assert lines[first + 1].strip() == "max_replica_lag_bytes 12.3 s (1,000 pauses),"
-    assert "no_answer 0.3 s" in lines[first + 3]
-    assert all(len(line) <= 80 for line in lines)
-
-
-def large(size: int) -> Report:
-    counts = dict.fromkeys(("matched", "planned", "deleted"), size)
-    counts |= dict.fromkeys(("gone", "spared", "failed", "unknown"), size // 1000)
-    families = ("heartbeat", "signal", "ack", "idempotency", "activity")
-    return report(
-        coordinators=Coordinators(*[size] * 9),
-        keys=Keys(scanned=size, **counts, by_family=dict.fromkeys(families, FamilyKeys(**counts))),
-        phases=Phases(size / 1000, size / 1000, size / 1000),
-        costs={
-            name: PhaseCost(
-                size / 1000,
-                size / 1000,
-                None if name == "judge" else size / 1000,
-                {"EVALSHA": CommandTimes(size, 1234.567, 1234.567, 1234.567)},
-            )
-            for name in ("survey", "judge", "purge")
-        },
-        client=ClientUse(size / 1000),
-        server=ServerUse(size / 1000, size * 1000, size * 1000),
-        duration_s=size / 1000,
-        workers=256,
-    )
-
-
-class TestText:
-    @pytest.mark.parametrize("size", [0, 1, 10_010, 999_999, 9_999_999])
-    @pytest.mark.parametrize("dry_run", [False, True])
-    @pytest.mark.parametrize("status", ["complete", "partial", "failed"])
-    def test_fits_80_columns(self, size: int, dry_run: bool, status: str) -> None:
-        shown = msgspec.structs.replace(large(size), dry_run=dry_run, status=status)
-        for line in to_text(shown, verbose=True).splitlines():
-            assert len(line) <= WIDTH, line
-
-    def test_numbers_do_not_run_into_each_other(self) -> None:
-        row = next(line for line in lines_of(large(9_999_999)) if line.startswith("idempotency"))
-        assert row.split() == ["idempotency", *["9,999,999"] * 3, *["9,999"] * 4]
-        rows = lines_of(large(10**15))
-        total = next(line for line in rows if line.startswith("total"))
-        assert total.split()[1:4] == ["1,000,000,000,000,000"] * 3
-
-    def test_a_family_called_total_is_told_from_the_total(self) -> None:
-        counted = Keys(matched=7, by_family={"total": FamilyKeys(matched=3)})
-        rows = [line.split()[:2] for line in lines_of(report(keys=counted)) if "total" in line]
-        assert rows == [["total", "3"], ["total", "7"]]
-
-    def test_says_what_it_is_about(self) -> None:
-        first = lines_of(report())[0]
-        assert first == "run 0123abcd on Valkey 9.1.2 standalone, 127.0.0.1:6379 db 0"
-        assert lines_of(report(dry_run=True))[0].startswith("dry run 0123abcd on ")
-
-    def test_a_dry_run_has_no_column_of_what_it_did_not_do(self) -> None:
-        text = to_text(report(dry_run=True, keys=keys(3)))
-        assert "  matched   planned\n" in text
-        assert "purged" not in text
-
-    @pytest.mark.parametrize(
-        ("fields", "conclusion"),
-        [
-            ({"keys": keys(3, deleted=3)}, "complete: 3 of 3 planned keys deleted"),
-            (
-                {"keys": keys(3), "dry_run": True},
-                "complete: 3 keys would be deleted; nothing was",
-            ),
-            (
-                {"keys": keys(3, deleted=2, failed=1), "status": "partial"},
-                "PARTIAL: 2 of 3 planned keys deleted; run again",
-            ),
-            (
-                {"status": "partial", "dry_run": True},
-                "PARTIAL: not all of the keyspace was covered; run again",
-            ),
-            (
-                {"keys": keys(3, deleted=2), "status": "failed"},
-                "FAILED: the counts do not add up; please report this as a bug",
-            ),
-        ],
-    )
-    def test_ends_with_its_conclusion(self, fields: dict[str, Any], conclusion: str) -> None:
-        lines = lines_of(report(**fields))
-        behind = lines[lines.index(conclusion) + 1 :]
-        assert all(line.startswith(("next: ", "      ")) for line in behind)
-
-    def test_problems_come_with_count_and_samples(self) -> None:
-        shown = report(
-            warnings=[Problem("a", "odd things", 1234, ("x", "y"))], errors=[Problem("b", "bad", 1)]
-        )
-        assert "warning: odd things (1,234); e.g. x, y" in lines_of(shown)
-        assert "error: bad (1)" in lines_of(shown)
-
-    def test_samples_come_with_age_and_reason(self) -> None:
-        samples = [
-            Example("dead", "stale", "older than stale_after", 700.04),
-            Example("lost", "orphaned", "no heartbeat, 3 keys"),
-        ]
-        lines = lines_of(report(samples=samples))
-        shown = [" ".join(line.split()) for line in lines[lines.index("samples") + 1 :][:2]]
-        assert shown == [
-            "stale 700.0 s dead (older than stale_after)",
-            "orphaned lost (no heartbeat, 3 keys)",
-        ]
-
-
-class TestClusters:
-    NODES = (
-        NodeUse("127.0.0.1:7000", "9.1.2", 8_192, 1_000_000, 10, 1.25, 9, 8),
-        NodeUse("[2001:db8::1]:6379", "9.1.2", 8_192, 2_000_000, 20, 2.5, 7, 6),
-    )
-
-    def text(self) -> str:
-        target = Target("valkey", "9.1.2", "cluster", [node.address for node in self.NODES], 0)
-        return to_text(report(target=target, nodes=list(self.NODES), server=sum_up(self.NODES)))
-
-    def test_each_primary_has_a_line_that_fits(self) -> None:
-        lines = self.text().splitlines()
-        assert max(map(len, lines)) <= WIDTH
-        assert lines[0].endswith("cluster, 2 primaries")
-        row = next(line for line in lines if line.startswith("127.0.0.1:7000"))
-        assert row.split() == ["127.0.0.1:7000", "8,192", "1,000,000", "10", "1.250"]
-
-    def test_they_are_summed(self) -> None:
-        assert sum_up(self.NODES) == ServerUse(3.75, 16, 14)
-
-    def test_a_standalone_server_has_no_such_table(self) -> None:
-        assert "keys before" not in to_text(report())
+def test_what_primaries_used_is_summed() -> None:
+    nodes = [NodeUse("a:1", "9", 0, 1, 1, 1.25, 9, 8), NodeUse("b:1", "9", 0, 1, 1, 2.5, 7, 6)]
+    assert sum_up(nodes) == ServerUse(3.75, 16, 14)
 
 
 class TestFromJson:
