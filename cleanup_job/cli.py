@@ -282,7 +282,7 @@ def _publish(report: Report, arguments: argparse.Namespace, *, all_is_well: bool
 
 
 def _text_of(report: Report, arguments: argparse.Namespace) -> str:
-    if arguments.summary == "classic":
+    if getattr(arguments, "summary", None) == "classic":  # a demo has none
         from cleanup_job.classic import classic_lines
 
         return "\n".join([*classic_lines(report), ""])

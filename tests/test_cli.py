@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pstats
 import pty
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import pytest
 import redis
 
 import cleanup_job
+from cleanup_job import arguments
 from cleanup_job.config_schema import json_schema
 from tests.keys import write_coordinator
 from tests.server.test_revival import write_many
@@ -82,8 +85,11 @@ def listener() -> Iterator[tuple[str, list[object]]]:
         server.shutdown(socket.SHUT_RDWR)
 
 
+COMMANDS = ("run", "demo", "restore", "render", "check", "schema", "acl", "completion")
+
+
 class TestHelp:
-    @pytest.mark.parametrize("command", ["run", "demo", "acl", "check", "schema"])
+    @pytest.mark.parametrize("command", COMMANDS)
     def test_has_examples(self, command: str) -> None:
         done = call(command, "--help")
         assert done.returncode == 0
@@ -96,25 +102,26 @@ class TestHelp:
         for code in ("0 ", "1 ", "2 ", "3 ", "75 ", "130/143 "):
             assert f"\n  {code}" in out
 
-    @pytest.mark.parametrize("command", ["run", "demo", "acl", "check", "schema"])
-    def test_fits_100_columns(self, command: str) -> None:
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_fits_80_columns(self, command: str) -> None:
         lines = call(command, "--help", env={"COLUMNS": "80"}).stdout.splitlines()
-        assert max(map(len, lines)) <= 100
+        assert max(map(len, lines)) <= 80
 
     def test_names_every_command(self) -> None:
         out = call("--help").stdout
-        for command in ("run", "demo", "acl", "check", "schema"):
-            assert f"\n    {command} " in out
+        for command in COMMANDS:
+            assert re.search(rf"^ +{command}  ", out, re.M), command
 
-    def test_every_example_of_run_can_be_parsed(self) -> None:
-        from cleanup_job import arguments
-
-        examples = re.findall(
-            r"^  (?:\S+=\S+ )?cleanup-job (.*?)(?:  +.*)?$", arguments._RUN_EXAMPLES, re.M
-        )
-        assert len(examples) == 9
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_example_can_be_parsed(self, command: str) -> None:
+        text = call(command, "--help", env={"COLUMNS": "80"}).stdout
+        text = text[text.index("\nexamples:\n") :].replace("\\\n", " ")
+        examples = re.findall(r"^  (?:\S+=\S+ )?cleanup-job (.*?)(?:  +.*)?$", text, re.M)
+        assert examples
         for example in examples:
-            arguments.make_parser().parse_args(example.split())
+            for part in re.split(r" \| cleanup-job ", example):
+                words = itertools.takewhile(lambda word: word != ">", shlex.split(part))
+                arguments.make_parser().parse_args([*words])
 
 
 def test_version() -> None:
