@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 import cleanup_job
-from cleanup_job import arguments, config, errors, report, restore_report
+from cleanup_job import arguments, config, errors, manual, metrics, report, restore_report
 from cleanup_job.config_schema import json_schema
 from cleanup_job.model import Problem
 
@@ -51,18 +51,19 @@ def page() -> str:
         HEAD,
         *_commands(arguments.make_parser()),
         "## Exit codes\n",
-        _table(("code", "meaning"), exit_codes(arguments.make_parser().epilog or "")),
+        _table(("code", "meaning"), exit_codes(manual.EXIT_CODES)),
         *_settings(),
         *_errors(),
         *_reports(),
         *_codes(),
+        *_metrics(),
     ]
     return "\n".join(map(_wrapped, parts)).rstrip() + "\n"
 
 
 def _wrapped(part: str) -> str:
     """Prose in lines as everywhere; headings and tables as they are."""
-    if part.startswith(("#", "|")):
+    if part.startswith(("#", "|", "```")):
         return part
     return "\n".join(textwrap.fill(line, 100) for line in part.split("\n"))
 
@@ -73,7 +74,10 @@ def _wrapped(part: str) -> str:
 def _commands(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield "## Commands\n"
     commands = commands_of(parser)
-    summaries = {name: command.description or "" for name, command in commands.items()}
+    summaries = {
+        name: " ".join((command.description or "").partition("\n\n")[0].split())
+        for name, command in commands.items()
+    }
     yield _table(
         ("command", "does"),
         [(f"[`{name}`](#cleanup-job-{name})", text) for name, text in summaries.items()],
@@ -81,12 +85,21 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield "`cleanup-job COMMAND --help` has examples too, `cleanup-job --version` the version.\n"
     for name, command in commands.items():
         yield f"### cleanup-job {name}\n"
-        yield summaries[name] + "\n"
+        for part in (command.description or "").split("\n\n"):
+            yield " ".join(part.split()) + "\n"
+        yield from _examples(command.epilog or "")
         rows = [*flags_of(command)]
         if rows:
             yield _table(("argument", "meaning"), rows)
         else:
             yield "It has no arguments.\n"
+
+
+def _examples(epilog: str) -> Iterator[str]:
+    """Those of the help, as they are there."""
+    text = epilog.partition("examples:\n")[2].partition("\n\n")[0].rstrip()
+    if text:
+        yield f"```text\n{textwrap.dedent(text)}\n```\n"
 
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -128,6 +141,31 @@ def exit_codes(epilog: str) -> list[tuple[str, str]]:
         elif rows and line.strip():
             rows[-1] = (rows[-1][0], f"{rows[-1][1]} {line.strip()}")
     return rows
+
+
+# -- metrics ---------------------------------------------------------------------------------------
+
+
+def _metrics() -> Iterator[str]:
+    yield "## Metrics\n"
+    yield (
+        "What `run --prom FILE` writes. Each has the label `target`; all are gauges of the last run, "
+        "but for the time of the last success. A run without a report has only the first ones.\n"
+    )
+    some = report.Report(
+        status="complete",
+        dry_run=False,
+        run_id="",
+        started_at="",
+        duration_s=0.0,
+        target=report.Target("valkey", "9", "standalone", [], 0),
+    )
+    of_any = metrics._of_any_run("complete", 0, 0.0, 0.0, 0.0, dry_run=False)
+    rows = [
+        (f"`{family.name}`", ", ".join(f"`{label}`" for label in family.labels), family.text)
+        for family in (*of_any, *metrics._of_report(some))
+    ]
+    yield _table(("metric", "labels", "meaning"), rows)
 
 
 # -- settings -------------------------------------------------------------------------------------
