@@ -149,8 +149,9 @@ def exit_codes(epilog: str) -> list[tuple[str, str]]:
 def _metrics() -> Iterator[str]:
     yield "## Metrics\n"
     yield (
-        "What `run --prom FILE` writes. Each has the label `target`; all are gauges of the last run, "
-        "but for the time of the last success. A run without a report has only the first ones.\n"
+        "What `run --prom FILE` writes. Each has the label `target`; all are gauges of the last "
+        "run, but for the time of the last success. A run without a report has only the first "
+        "ones.\n"
     )
     some = report.Report(
         status="complete",
