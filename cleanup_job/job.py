@@ -127,8 +127,8 @@ def _run(
         clock.observer.judged(coordinators_of(verdicts), kept_by_reason(verdicts))
         clock.observer.planned(plan.coordinators, plan.counts)
         refused = _refusals(sweep, surveyed.target, verdicts, plan)
-        with clock.phase("purge", plan.size):
-            goes = not (dry_run or refused)
+        goes = not (dry_run or refused)
+        with clock.phase("purge", plan.size if goes else 0):
             outcomes = purge_all(sweep, pool, surveyed, plan) if goes else []
     plan_use = (
         plan_use_of(by_plan, scope, plan)
