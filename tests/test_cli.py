@@ -22,7 +22,7 @@ import pytest
 import redis
 
 import cleanup_job
-from cleanup_job import arguments
+from cleanup_job import arguments, cli
 from cleanup_job.config_schema import json_schema
 from tests.keys import write_coordinator
 from tests.server.test_revival import write_many
@@ -517,3 +517,35 @@ def on_a_terminal(*words: str) -> tuple[bytes, str]:
     os.close(ours)
     assert process.returncode == 0
     return out, seen.decode()
+
+
+class TestBugs:
+    @pytest.fixture
+    def told(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+        """What is said if a command fails as none should."""
+        monkeypatch.setitem(cli._COMMANDS, "schema", lambda _: 1 // 0)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["schema"])
+        assert ended.value.code == 1
+        return capsys.readouterr().err
+
+    def test_keep_their_traceback_and_ask_for_a_report(self, told: str) -> None:
+        assert "ZeroDivisionError: integer division or modulo by zero" in told
+        assert "cleanup-job: this is a bug. Please report it" in told
+        assert f"cleanup-job {cleanup_job.__version__}, Python {sys.version.split()[0]}" in told
+
+    def test_say_how_far_a_run_had_come(
+        self,
+        server: ServerProcess,
+        client: redis.Redis,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        write_coordinator(client, "dead", 700_000)
+        monkeypatch.setattr("cleanup_job.job.purge_all", lambda *_: 1 // 0)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["run", "--url", server.url, "--yes"])
+        told = capsys.readouterr().err
+        assert ended.value.code == 1
+        assert "purge" in told[told.index("ZeroDivisionError") :]
+        assert "the next run goes on" in told

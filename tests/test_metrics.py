@@ -8,7 +8,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from cleanup_job.report import Report
 from tests.keys import STALE_MS, sweep, write_coordinator, write_heartbeat, write_owned
 from tests.servers import ServerProcess
 from tests.test_deploy import tool
+from tests.test_log import command
 from tools import dashboard
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -170,16 +170,6 @@ class TestWithoutAReport:
 )
 def test_a_target_has_no_login(url: str, target: str) -> None:
     assert target_of(load(environ={"REDIS_URL": url}).access()) == target
-
-
-def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cleanup_job", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **env},
-    )
 
 
 class TestCommand:
