@@ -302,7 +302,7 @@ def test_a_live_heartbeat_on_the_way_saves_its_keys(
     half = halves([heartbeat_key(live_id)])
     half.make()
     assert moving.primaries[1].client().dbsize() >= 1
-    report = sweep(moving, orphans="purge", orphan_grace=0)
+    report = sweep(moving, orphans="purge", orphan_grace=1)
     assert keys_of(moving) == kept
     assert (report.coordinators.live, report.coordinators.stale) == (1, 1)
     assert report.coordinators.orphaned == 0
