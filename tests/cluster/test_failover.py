@@ -350,7 +350,14 @@ class TestAPrimaryWithoutReplicaIsGone(Patience):
 
 @pytest.mark.parametrize("fragile", ["yes"], indirect=True)
 class TestAClusterThatIsDown(Patience):
-    """One primary is gone, and the others refuse to serve without it."""
+    """One primary is gone, and the others refuse to serve without it.
+
+    The run waits three times here (for each wave, and to give the lease back), and a second and a
+    half go to connecting, whatever the patience is. With one of two seconds that left half a second
+    between what it takes and its limit of four times the patience, and on a busy machine nothing.
+    """
+
+    SECONDS = 3.0
 
     def test_in_the_survey_nothing_is_deleted(self, fragile: ServerCluster) -> None:
         fill(fragile)
