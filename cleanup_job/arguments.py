@@ -316,7 +316,9 @@ def _add_messages(parser: Any) -> None:
     )
     _add_color(parser)
     parser.add_argument(
-        "--log-file", metavar="FILE", help="append what happens to a file, which is rotated"
+        "--log-file",
+        metavar="FILE",
+        help="append what happens to a file, which is rotated; - for stderr",
     )
     parser.add_argument(
         "--log-format",

@@ -110,7 +110,7 @@ def _log(arguments: argparse.Namespace, ends: contextlib.ExitStack) -> Log | Non
     from cleanup_job.log import Destination, Log
 
     destination = Destination(
-        arguments.log_file,
+        None if arguments.log_file == "-" else arguments.log_file,
         arguments.log_format or "text",
         arguments.log_max_bytes,
         arguments.log_keep,

@@ -290,12 +290,12 @@ class _FileHandler(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - its name
         error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            raise
+        if isinstance(error, RuntimeError):
+            return  # a signal's handler came in the middle of another line: this one is lost
         self._is_lost = True
         show(
             f"cleanup-job: warning: the log {self.baseFilename} can't be written any more "
-            f"({error.strerror}); the run goes on without it"
+            f"({getattr(error, 'strerror', None) or error}); the run goes on without it"
         )
 
     def close(self) -> None:

@@ -83,6 +83,11 @@ class TestText:
             command("run", "--url", url, "--log-file", str(log), "-q")
         assert len({line[2] for line in parsed(log)}) == 2
 
+    def test_on_stderr_in_place_of_messages(self, url: str) -> None:
+        done = command("run", "--url", url, "--log-file", "-", "--json", "-")
+        assert done.returncode == 0
+        assert all(LINE.fullmatch(line) for line in done.stderr.splitlines())
+
     def test_is_rotated(self, url: str, log: Path) -> None:
         words = ["--log-file", str(log), "--log-max-bytes", "300", "--log-keep", "2"]
         command("run", "--url", url, *words)
