@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from cleanup_job.document import Document, Mark, Trouble, dotted
+from cleanup_job.document import Document, Place, Trouble, discreet
 from cleanup_job.errors import ConfigError
 from cleanup_job.explain import explain
 from cleanup_job.model import is_text
-from cleanup_job.settings import Config, Keys, Redis, Timestamp, TlsSettings
+from cleanup_job.settings import OVERLAP, Config, Keys, Redis, Timestamp, TlsSettings
 from cleanup_job.urls import URL_FORMS, is_number, netloc_of, parse_url, without_password
 
 ENV_PREFIX = "CLEANUP_JOB_"
@@ -139,7 +139,7 @@ def check_file(path: str, profile: str | None, variables: Mapping[str, str]) -> 
     Raises:
         ConfigError: naming all that makes no sense, in whatever profile, with its place.
     """
-    from cleanup_job.profiles import common, merged, names_of, only
+    from cleanup_job.profiles import merged, names_of, only
     from cleanup_job.yaml_file import read_yaml
 
     document = read_yaml(path, variables)
@@ -147,8 +147,9 @@ def check_file(path: str, profile: str | None, variables: Mapping[str, str]) -> 
     if profile is not None or not names:
         parts = {profile or "": only(document, profile)}
     else:
-        # What is wrong at the top is so in each profile that does not say otherwise.
-        _whole(document, [common(document), *(merged(document, name) for name in names)])
+        # The top by itself is nothing that could be run. What is wrong there is so in each profile
+        # that does not say otherwise, and is told once.
+        _whole(document, [merged(document, name) for name in names])
         parts = {name: merged(document, name) for name in names}
     return {name: _whole(document, [part]) for name, part in parts.items()}
 
@@ -191,14 +192,16 @@ def _typed(document: Document, troubles: list[Trouble]) -> dict[str, Any]:
         if wrong.place in read_as_text:
             # A variable holds text; where something else is wanted, it is read as that.
             read_as_text.remove(wrong.place)
-            text = _at(settings, place.path)
-            if isinstance(text, str) and (value := _read_word(text)) != text:
+            held = _at(settings, place.path)
+            if isinstance(held, str) and (value := _read_word(held)) != held:
                 _put(settings, place.path, value)
                 continue
         unknown = wrong.text.startswith("no such setting")
         mark = place.name if unknown else place.value
         if not any(known.mark == mark for known in troubles):
-            troubles.append(Trouble(str(wrong), mark, place.path))
+            of_variable = wrong.place in document.variables
+            text = discreet(str(wrong)) if of_variable else str(wrong)
+            troubles.append(Trouble(text, mark, place.path))
         _take_out(settings, place.path)
 
 
@@ -217,30 +220,32 @@ def _all_troubles(config: Config, document: Document, troubles: Iterable[Trouble
     """Those that are known, and what is wrong beyond the types, as far as these are right."""
     found = [*troubles]
     wrong = [trouble.path for trouble in found if trouble.path]
-    return found + [
-        Trouble(text, _mark_of(text, document))
-        for text in config.troubles()
-        if not _may_follow(text, wrong)
-    ]
+    for text in config.troubles():
+        place = _place_of(text, document)
+        if _may_follow(text, wrong) or (place and place.path in wrong):
+            continue
+        found.append(Trouble(_told_discreetly(text, document), place and place.value))
+    return found
 
 
-_ALONE = ("redis.address_map", "keys.timestamp")
-"""Parts of a section that make sense or not whatever else stands in it."""
-
-
-def _may_follow(text: str, wrong: Iterable[tuple[str | int, ...]]) -> bool:
+def _may_follow(text: str, wrong: Sequence[tuple[str | int, ...]]) -> bool:
     """True if this may only be wrong since something else is, which was taken out."""
+    if text.startswith("redis.tls"):
+        return any(path[0] == "redis" for path in wrong)
+    return OVERLAP in text and any(path[0] == "keys" for path in wrong)
+
+
+def _told_discreetly(text: str, document: Document) -> str:
+    """Without what it quotes, if a variable may have held that."""
     section = text.partition(".")[0]
-    alone = next((part for part in _ALONE if text.startswith(part)), None)
-    if alone is not None:
-        return any(dotted(path[:2]) == alone for path in wrong)
-    return any(path[0] == section and dotted(path[:2]) not in _ALONE for path in wrong)
+    held = any(place.partition(".")[0] == section for place in document.variables)
+    return discreet(text) if held else text
 
 
-def _mark_of(text: str, document: Document) -> Mark | None:
+def _place_of(text: str, document: Document) -> Place | None:
     """Where the setting stands of which a trouble tells: that with the longest name."""
     named = [place for place in document.places if text.startswith(f"{place}: ")]
-    return document.places[max(named, key=len)].value if named else None
+    return document.places[max(named, key=len)] if named else None
 
 
 def _told(source: str, troubles: Sequence[Trouble]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 
@@ -44,6 +45,14 @@ class Document(NamedTuple):
     places: dict[str, Place]
     variables: frozenset[str]
     troubles: tuple[Trouble, ...]
+
+
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+
+
+def discreet(text: str) -> str:
+    """A message with *** in place of all that it quotes, where that may be a secret."""
+    return _QUOTED.sub("***", text)
 
 
 def dotted(path: tuple[str | int, ...]) -> str:

@@ -19,7 +19,9 @@ class Explained(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{self.place or 'the file'}: {self.text}"
+        # A URL with its login may stand where a name should.
+        place = "***" if "://" in self.place or "@" in self.place else self.place
+        return f"{place or 'the file'}: {self.text}"
 
 
 def explain(message: str, document: dict[str, Any]) -> Explained:

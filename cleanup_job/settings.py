@@ -456,6 +456,9 @@ def _schema(keys: Keys) -> Schema:
     return Schema(keyspace.parse(keys.heartbeat), owned)
 
 
+OVERLAP = "can match the same key as"
+
+
 def _pattern_troubles(keys: Keys) -> Iterator[str]:
     """What makes no sense in each pattern, and then in those that do, together."""
     texts = {"keys.heartbeat": keys.heartbeat}
@@ -479,8 +482,8 @@ def _pattern_troubles(keys: Keys) -> Iterator[str]:
     for (one, first), (other, second) in combinations(patterns.items(), 2):
         if keyspace.overlap(first, second):
             yield (
-                f"{other}: pattern {second.text!r} can match the same key as {one} "
-                f"({first.text!r}); make them differ in a literal segment"
+                f"{other}: pattern {second.text!r} {OVERLAP} {one} ({first.text!r}); make them "
+                "differ in a literal segment"
             )
 
 

@@ -18,10 +18,13 @@ from typing import Any
 
 import yaml
 
-from cleanup_job.document import Document, Mark, Place, Trouble, dotted
+from cleanup_job.document import Document, Mark, Place, Trouble, discreet, dotted
 from cleanup_job.errors import ConfigError
 from cleanup_job.keyspace import QUOTE_HINT
 from cleanup_job.model import is_text
+
+MOST_BYTES = 250_000
+"""A configuration has a few thousand; much more takes long to parse, for nothing."""
 
 MOST_NODES = 20_000
 """More than any configuration has; fewer than aliases of aliases can make of a few lines."""
@@ -38,7 +41,11 @@ def read_yaml(path: str, variables: Mapping[str, str] | None = None) -> Document
         ConfigError: if it can't be read, is empty, or is no YAML.
     """
     try:
-        text = Path(path).read_text("utf-8")
+        with Path(path).open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigError(f"{path}: is larger than any configuration ({MOST_BYTES:,} bytes)")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is no text in UTF-8 (byte {error.start})") from error
     except OSError as error:
@@ -66,8 +73,11 @@ def _parse(path: str, text: str, reader: _Reader) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
         line = [*text.split("\n"), ""][mark.line] if mark else ""
+        problem = str(error.problem or error.context)
+        if _MAY_BE_SECRET.search(line) and ("alias" in problem or "tag" in problem):
+            raise ConfigError(f"{place}: {discreet(problem)}; write it in quotes") from None
         hint = QUOTE_HINT if "{" in line or "*" in line else ""
-        raise ConfigError(f"{place}: {error.problem or error.context}{hint}") from error
+        raise ConfigError(f"{place}: {problem}{hint}") from error
     except yaml.reader.ReaderError as error:
         raise ConfigError(
             f"{path}: has the character {error.character:#x}, which is not allowed in YAML"
@@ -85,6 +95,9 @@ def _parse(path: str, text: str, reader: _Reader) -> Any:
 class _TooLargeError(Exception):
     pass
 
+
+_MAY_BE_SECRET = re.compile("password|url", re.IGNORECASE)
+"""What is next to these words is not quoted in an error."""
 
 _MAPPING, _SEQUENCE, _TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str"))
 
@@ -152,7 +165,7 @@ class _Reader:
                 continue
             # What is merged in with << may be named again.
             if name in seen and id(key) in own:
-                self._add(key, path, f"{name!r} stands twice; remove one of the two")
+                self._add(key, (*path, name), f"{name!r} stands twice; remove one of the two")
             if id(key) in own:
                 seen.add(name)
             inner = (*path, name)
@@ -176,15 +189,21 @@ class _Reader:
         except yaml.YAMLError:
             raise
         except (ValueError, LookupError, AttributeError):
-            self._add(node, path, f"{node.value[:40]!r} can't be read as {kind}")
+            shown = "***" if _is_secret(path) else repr(node.value[:40])
+            self._add(node, path, f"{shown} can't be read as {kind}")
             return node.value
         allowed = _PLAIN.get(node.tag)
         if node.tag == _DATE or (allowed is not None and not allowed.fullmatch(node.value)):
             read_as = "a date" if allowed is None else str(value).lower()
+            reads = (
+                "reads it as something else"
+                if _is_secret(path)
+                else (f"reads {node.value} as {read_as}")
+            )
             self._add(
                 node,
                 path,
-                f"YAML reads {node.value} as {read_as}; write it in quotes if it is text, else as "
+                f"YAML {reads}; write it in quotes if it is text, else as "
                 "a plain number, true or false",
             )
             return node.value
@@ -228,6 +247,10 @@ class _Reader:
 
     def _add(self, node: yaml.Node, path: tuple[str | int, ...], text: str) -> None:
         self.troubles.append(Trouble(text, _mark(node), path))
+
+
+def _is_secret(path: tuple[str | int, ...]) -> bool:
+    return any(isinstance(part, str) and _MAY_BE_SECRET.search(part) for part in path)
 
 
 def _mark(node: yaml.Node) -> Mark:

@@ -224,3 +224,68 @@ def test_environment_and_file_are_told_together() -> None:
     starts = ["my.yaml:1:14: stale_after: ", "REDIS_PORT: ", "CLEANUP_JOB_NISE: no such setting"]
     for start in (*starts, "CLEANUP_JOB_WORKERS: workers: ", "--engine: engine: "):
         assert sum(line.strip().startswith(start) for line in lines) == 1, (start, lines)
+
+
+class TestNoSecretIsShown:
+    """Whatever is wrong with it, and wherever it stands."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            f"redis: {{sentinel_password: *{HUSH}}}",
+            f"redis: {{sentinel_password: !{HUSH} x}}",
+            f"redis: {{redis://u:{HUSH}@h: x}}",
+            f'"redis://u:{HUSH}@h": x',
+            f"redis:\n  url: redis://u:{HUSH}@h: x",
+            f"redis: {{url: [redis://u:{HUSH}@h]}}",
+            f"redis: {{url: 'http://u:{HUSH}@h'}}",
+        ],
+    )
+    def test_in_a_file(self, text: str) -> None:
+        assert HUSH not in error_of(text)
+
+    @pytest.mark.parametrize("secret", ["0755", "10:00", "2025-01-01"])
+    def test_a_password_that_yaml_reads_as_something_else(self, secret: str) -> None:
+        message = error_of(f"redis:\n  sentinel_password: {secret}\n")
+        assert message.startswith("my.yaml:2:22: YAML reads it as something else; write it in")
+        assert secret not in message
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "orphans: ${V}",
+            "stale_after: ${V}",
+            'redis: {url: "${V}"}',
+            'redis: {url: "redis://h/${V}"}',
+            'redis: {url_file: "${V}"}',
+            'redis: {password_file: "${V}"}',
+            'redis: {url: "rediss://h", tls: {ca_file: "${V}"}}',
+            'redis: {url: "rediss://h", tls: {server_name: "${V} x"}}',
+            'redis: {address_map: {"a:1": "${V}"}}',
+            'keys: {heartbeat: "${V}"}',
+            'keys: {owned: {a: "x:${V}"}}',
+            'keys: {timestamp: {fields: ["${V}", "${V}"]}}',
+        ],
+    )
+    @pytest.mark.parametrize("secret", [HUSH, f"it's {HUSH}", f'"{HUSH}"'])
+    def test_of_a_variable(self, text: str, secret: str) -> None:
+        assert HUSH not in error_of(text, environ={"V": secret})
+
+
+def test_a_url_that_only_profiles_have_is_not_missed_at_the_top() -> None:
+    text = "redis: {tls: {server_name: n}}\nprofiles: {a: {redis: {url: rediss://h}}}"
+    assert [*check_file(write(text), None, {})] == ["a"]
+
+
+def test_a_bad_value_hides_no_other() -> None:
+    message = error_of(
+        'redis: {url: "http://h", urll: x, address_map: {"a": "b:1"}}\n'
+        'keys: {heartbeat: "x", owned: {a: "y", b: 3}}\n'
+    )
+    assert message.splitlines()[0] == "6 things are wrong:"
+
+
+def test_a_file_beyond_all_measure_is_refused_at_once() -> None:
+    assert error_of("a: [" + "x, " * 400_000 + "]") == (
+        "my.yaml: is larger than any configuration (250,000 bytes)"
+    )
