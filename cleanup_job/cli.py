@@ -146,7 +146,7 @@ def _run_and_tell(
     if log is not None and arguments.summary == "classic":
         log.tell_of_summary(report)
     if arguments.plan and arguments.dry_run:
-        _tell_of_plan(report, quiet=arguments.quiet or _is_seen_together())
+        _tell_of_plan(report, quiet=arguments.quiet or _is_seen_together(arguments))
     missing = arguments.plan and _plan_is_missing(report)
     code = EXIT_USAGE if missing else _exit_code(report, stop.received)
     if log is not None:
@@ -154,7 +154,7 @@ def _run_and_tell(
     # With the terminal the text's reader is gone, and the code is to say that.
     with contextlib.suppress(*((ConfigError,) if stop.received == signal.SIGHUP else ())):
         _publish(report, arguments, all_is_well=code == EXIT_COMPLETE and not report.losses)
-    if report.status == "refused" and not (_is_seen_together() and arguments.json != "-"):
+    if report.status == "refused" and not _is_seen_together(arguments):
         for problem in report.errors:
             message = f"cleanup-job: refused, nothing was deleted: {problem.message}"
             say(message, logged=log is not None)
@@ -278,6 +278,8 @@ def _publish(report: Report, arguments: argparse.Namespace, *, all_is_well: bool
     # Scripts read the classic summary, so that it comes in any case.
     is_silent = all_is_well and arguments.quiet and arguments.summary != "classic"
     text = None if is_silent else _text_of(report, arguments)
+    if text is not None and _is_seen_together(arguments):
+        text = f"\n{text}"  # apart from the progress above it
     _publish_as(text, to_json(report), arguments.json, failed)
 
 
@@ -319,9 +321,10 @@ def _publish_as(
         raise failed[0]
 
 
-def _is_seen_together() -> bool:
+def _is_seen_together(arguments: argparse.Namespace) -> bool:
     """Whether one who reads our messages has the report, which says the same, before their eyes."""
-    return sys.stdout.isatty() and sys.stderr.isatty()
+    is_text = arguments.json != "-" and getattr(arguments, "summary", None) != "classic"
+    return is_text and sys.stdout.isatty() and sys.stderr.isatty()
 
 
 def _tell_of_plan(report: Report, *, quiet: bool) -> None:

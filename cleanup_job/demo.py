@@ -200,7 +200,7 @@ def _state(when: str, servers: Sequence[LocalServer]) -> str:
         held = _held(server)
         totals = [total + some for total, some in zip(totals, held, strict=True)]
         slots = slots_of(number, len(servers))
-        lines.append(f"  {_counts(held)}   {server.address}, slots {slots[0]} to {slots[-1]}")
+        lines.append(f"  {_counts(held)}   {server.address}, slots {slots[0]}-{slots[-1]}")
     total = f"{when + ':':<8}{_counts(totals)}"
     return "\n".join([total, *lines]) if len(servers) > 1 else total
 

@@ -46,7 +46,7 @@ def _fitting(first: int, widths: Sequence[int]) -> Iterator[tuple[list[int], lis
     """Which columns stand in each table, and how wide they are."""
     others = widths[1:]
     for padded in (
-        [max(10, width + 1) for width in others],
+        [max(10, width + 2) for width in others],
         [width + 2 for width in others],
         [width + 1 for width in others],
     ):

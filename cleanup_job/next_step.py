@@ -56,7 +56,7 @@ def next_steps(report: Report, words: Sequence[str] | None = None) -> list[Step]
     elif report.status == "refused":
         steps += _refused(report.errors, command)
     elif report.status == "partial":
-        steps.append(Step(_why_again(report), _again(report, command).words))
+        steps.append(_once_more(report, command))
     else:
         steps += _complete(report, command)
     return steps[:MOST_STEPS]
@@ -176,6 +176,15 @@ def _again(report: Report, command: Command) -> Command:
         return command
     folder = report.journal.path.rpartition("/")[0]
     return command.having("--journal", f"{folder or '.'}/")
+
+
+def _once_more(report: Report, command: Command) -> Step:
+    if report.stopped_by == "time_budget" and not (report.keys.deleted or report.dry_run):
+        # The same again would end at the same place.
+        return Step(
+            "give it more time, or less to rest: the time budget ended it before any delete"
+        )
+    return Step(_why_again(report), _again(report, command).words)
 
 
 def _why_again(report: Report) -> str:

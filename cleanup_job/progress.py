@@ -226,15 +226,14 @@ def describe_found(found: Coordinators) -> list[str]:
 
 
 def describe_kept(kept: Mapping[str, int]) -> list[str]:
-    """The most frequent reasons. If there are many, those that differ only in numbers are one."""
-    reasons = Counter(kept)
-    if len(reasons) > MOST_REASONS:
-        reasons = Counter()
-        for reason, times in kept.items():
-            reasons[re.sub(r"[0-9][0-9,.]*", "N", reason)] += times
+    """The most frequent reasons; of those that differ only in numbers, the first for all."""
+    reasons: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for reason, times in kept.items():
+        reasons[first.setdefault(re.sub(r"[0-9][0-9,.]*", "N", reason), reason)] += times
     most = reasons.most_common(MOST_REASONS)
     shown = [f"{printable(reason.encode())} ({n:,})" for reason, n in most]
-    more = sum(reasons.values()) - sum(n for _, n in most)
+    more = reasons.total() - sum(n for _, n in most)
     return [*shown, f"other reasons ({more:,})"] if more else shown
 
 

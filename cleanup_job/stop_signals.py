@@ -58,4 +58,4 @@ class StopSignals:
         if self.received:
             raise KeyboardInterrupt(number)
         self.received = number
-        say("cleanup-job: stopping when the batches in flight are through; again to stop at once")
+        say("cleanup-job: stopping behind the batches in flight; again to stop at once")

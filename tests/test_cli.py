@@ -24,7 +24,7 @@ import redis
 import cleanup_job
 from cleanup_job import arguments, cli
 from cleanup_job.config_schema import json_schema
-from tests.keys import write_coordinator
+from tests.keys import write_coordinator, write_owned
 from tests.server.test_revival import write_many
 from tests.servers import ServerProcess
 
@@ -517,6 +517,49 @@ def on_a_terminal(*words: str) -> tuple[bytes, str]:
     os.close(ours)
     assert process.returncode == 0
     return out, seen.decode()
+
+
+@pytest.mark.default_server
+class TestHowMuchIsSaid:
+    def test_quiet_says_nothing_while_all_is_well(
+        self, server: ServerProcess, client: redis.Redis
+    ) -> None:
+        write_coordinator(client, "dead", 700_000)
+        write_owned(client, "lost")  # an orphan is worth a warning, but no mail
+        done = call("run", "-q", "--url", server.url)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        done = call("run", "-q", "--url", server.url, "--json", "-")
+        assert json.loads(done.stdout)["warnings"]
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_quiet_says_all_of_it_when_it_is_not(
+        self, server: ServerProcess, client: redis.Redis
+    ) -> None:
+        write_coordinator(client, "dead", 700_000)
+        write_coordinator(client, "dead-too", 700_000)
+        done = call("run", "-q", "--url", server.url, "--max-purge", "1")
+        assert done.returncode == 4
+        assert "\nREFUSED: 12 keys would be deleted; nothing was\n" in done.stdout
+        assert done.stderr.startswith("cleanup-job: refused, nothing was deleted: ")
+        # What it says to do next does just that.
+        override = done.stdout.replace("\\\n", "").splitlines()[-1]
+        done = call(*shlex.split(override)[1:])
+        assert (done.returncode, done.stdout, client.dbsize()) == (0, "", 0)
+
+    def test_verbose_adds_and_takes_nothing_away(
+        self, server: ServerProcess, client: redis.Redis
+    ) -> None:
+        write_coordinator(client, "dead", 700_000)
+        done = call("run", "-v", "--color", "always", "--dry-run", "--url", server.url)
+        assert "\x1b[1;32mcomplete\x1b[0m: 6 keys would be" in done.stdout
+        out, err = (re.sub(r"\x1b\[[0-9;]*m", "", text) for text in (done.stdout, done.stderr))
+        for word in ("  SCAN ", "client CPU", "(older than stale_after)", "partition "):
+            assert word in out
+        labels = [line.partition(":")[0] for line in err.splitlines() if line[0] != " "]
+        assert labels == ["server", "survey", "judge", "found", "to go", "purge"]
+
+    def test_one_or_the_other(self) -> None:
+        assert "not allowed with" in call("run", "-q", "-v").stderr
 
 
 class TestBugs:

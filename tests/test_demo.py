@@ -95,7 +95,7 @@ def test_end_to_end_on_a_cluster(tmp_path: Path) -> None:
     assert "started 3 embedded servers, joined to a cluster:\nredis://" in done.stdout
     assert re.search(r"before: +1,240 keys, 310 coordinators", done.stdout)
     assert re.search(r"after: +40 keys, 10 coordinators", done.stdout)
-    nodes = re.findall(r"^ +([0-9,]+) keys, .*slots (\d+) to (\d+)$", done.stdout, re.M)
+    nodes = re.findall(r"^ +([0-9,]+) keys, .*slots (\d+)-(\d+)$", done.stdout, re.M)
     assert [node[1:] for node in nodes] == 2 * [
         ("0", "5460"), ("5461", "10921"), ("10922", "16383")
     ]  # fmt: skip

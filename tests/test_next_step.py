@@ -117,7 +117,10 @@ class TestPartial:
             ({}, "not all of it was covered"),
             ({"errors": [Problem("x", "y", 1)]}, "see the errors"),
             ({"stopped_by": "told"}, "the run was stopped"),
-            ({"stopped_by": "time_budget"}, "the time budget ended the run"),
+            (
+                {"stopped_by": "time_budget", "keys": Keys(planned=9, deleted=4)},
+                "the time budget ended the run",
+            ),
             ({"stopped_by": "stop_file"}, "remove the stop file"),
         ],
     )
@@ -125,6 +128,12 @@ class TestPartial:
         [step] = next_steps(report(status="partial", **fields), ["run", "-q"])
         assert why in step.text
         assert step.command == "cleanup-job run -q"
+
+    def test_a_time_budget_that_no_delete_fits_into_is_to_be_larger(self) -> None:
+        shown = report(status="partial", stopped_by="time_budget", keys=Keys(planned=9))
+        [step] = next_steps(shown, ["run", "--time-budget", "1"])
+        assert step.text.startswith("give it more time")
+        assert step.command == ""
 
     def test_a_journal_is_never_written_twice(self) -> None:
         shown = report(status="partial", journal=Written("/var/j/one", 1, 2, 3))

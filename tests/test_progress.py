@@ -1,4 +1,4 @@
-"""What a terminal shows of a walk over a cluster's slots."""
+"""What a terminal shows while a run goes on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 import pty
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cleanup_job import progress
 from cleanup_job.cursors import Lane, Order, cut_by_weight, cut_evenly
 from cleanup_job.model import Partition, SlotRange
-from cleanup_job.progress import Bars, describe_walk
+from cleanup_job.progress import Bars, describe_kept, describe_walk
+from cleanup_job.report import Coordinators
 
 NODE = "127.0.0.1:7000"
 
@@ -101,3 +104,53 @@ def test_a_terminal_that_is_gone_costs_the_bars_and_nothing_else(
     bars.ended()
     with contextlib.suppress(OSError):
         terminal.close()
+
+
+def told(**settings: bool) -> list[str]:
+    """What a run says where there is no terminal."""
+    heard: list[str] = []
+    bars = Bars(bool, heard.append, **settings)
+    bars.started("0123abcd", "2025-10-10T21:01:11.000Z")
+    bars.began("judge", 0)
+    bars.ended()
+    bars.judged(Coordinators(live=1, stale=2_000, unreadable=3), {"is no JSON": 3})
+    bars.planned(2_000, {"signal": 2_000, "ack": 0, "heartbeat": 2_000})
+    assert (bars.run_id, bars.phase) == ("0123abcd", "judge")
+    return heard
+
+
+def test_who_was_found_and_what_is_to_go_is_for_a_terminal_or_who_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = [
+        "found:  1 live, 2,000 stale, 3 unreadable",
+        "kept:   is no JSON (3)",
+        "to go:  2,000 coordinators, 4,000 keys: signal 2,000, heartbeat 2,000",
+    ]
+    judge, *others = told(verbose=True)
+    assert judge.startswith("judge:  ")
+    assert others == said
+    assert told() == told(quiet=True) == []
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert told() == said
+    assert told(quiet=True) == []
+
+
+class TestReasons:
+    def test_that_differ_only_in_numbers_are_one(self) -> None:
+        kept = {f"its time is {n:,} s ahead": 1 for n in range(5_000)}
+        assert describe_kept(kept) == ["its time is 0 s ahead (5,000)"]
+
+    def test_others_keep_their_numbers(self) -> None:
+        assert describe_kept({"lies before 2001": 2, "is no JSON": 3}) == [
+            "is no JSON (3)",
+            "lies before 2001 (2)",
+        ]
+
+    @given(st.dictionaries(st.text(max_size=300), st.integers(1, 10**9), min_size=1))
+    def test_are_few_and_add_up(self, kept: dict[str, int]) -> None:
+        parts = describe_kept(kept)
+        assert len(parts) <= progress.MOST_REASONS + 1
+        counts = [part[part.rindex("(") + 1 : -1].replace(",", "") for part in parts]
+        assert sum(map(int, counts)) == sum(kept.values())
+        assert all(part.isprintable() for part in parts)
