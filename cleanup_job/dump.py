@@ -27,7 +27,7 @@ from cleanup_job.model import KEYS_PER_BATCH, Batch
 from cleanup_job.pace import Pace
 from cleanup_job.prints import Prints
 from cleanup_job.recorder import Recorder
-from cleanup_job.routes import Router
+from cleanup_job.routes import Router, gather
 from cleanup_job.wire import Reply, WireLostError
 
 SCRIPT = (files(__package__) / "lua" / "dump.lua").read_bytes()
@@ -181,22 +181,18 @@ class Dumper:
                 for place, reply in enumerate(replies)
                 if isinstance(reply, redis.exceptions.NoScriptError)
             ]
-            waiting = len(missing)
-            if not missing:
+
+            def fill_in(asked_again: list[Reply]) -> None:
+                for place, reply in zip(missing, asked_again, strict=True):
+                    replies[place] = reply
                 then(replies)
 
-            def settle(place: int, reply: Reply) -> None:
-                nonlocal waiting
-                replies[place] = reply
-                waiting -= 1
-                if not waiting:
-                    then(replies)
-
-            for place in missing:
+            settle = gather(len(missing), fill_in)
+            for number, place in enumerate(missing):
                 self._router.send(
                     slot_of(keys[place]),
                     ("EVALSHA", SHA, "1", keys[place]),
-                    then=partial(settle, place),
+                    then=partial(settle, number),
                     reads=True,
                     first=("SCRIPT", "LOAD", SCRIPT),
                 )

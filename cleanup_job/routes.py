@@ -146,7 +146,7 @@ class Router:
         reads: bool = False,
     ) -> None:
         """Send a command of one key for each of `keys`; `then` gets all replies in their order."""
-        settle = _gather(len(keys), then)
+        settle = gather(len(keys), then)
         if not keys:
             return
         words = command.encode().split(b" ")
@@ -165,7 +165,7 @@ class Router:
 
         Those of a server go in one piece. None of them may be sent twice.
         """
-        settle = _gather(len(commands), then)
+        settle = gather(len(commands), then)
         groups: dict[Endpoint | None, list[int]] = {}
         for place, (slot, _) in enumerate(commands):
             try:
@@ -403,7 +403,7 @@ def _text(word: bytes | str) -> str:
     return word if isinstance(word, str) else word.decode()
 
 
-def _gather(count: int, then: Callable[[list[Reply]], None]) -> Callable[[int, Reply], None]:
+def gather(count: int, then: Callable[[list[Reply]], None]) -> Callable[[int, Reply], None]:
     """Takes so many replies, each with its place; `then` gets them all when the last one is there.
 
     It gets none at once if there are none to come.
