@@ -175,6 +175,8 @@ def _require_writable(arguments: argparse.Namespace) -> None:
     """Find out before anything is done that a file can't be written."""
     if getattr(arguments, "html", None) == "-":
         raise ConfigError("--html: name a file; render --html - writes a page to stdout")
+    if getattr(arguments, "summary", None) == "classic" and arguments.json == "-":
+        raise ConfigError("--summary classic: --json - takes stdout; name a file for the JSON")
     require_different(arguments)
     for name in ("json", "html", "prom"):
         path = getattr(arguments, name, None)

@@ -85,3 +85,19 @@ def test_a_refused_run_has_an_error_in_it(server: ServerProcess, client: redis.R
 def test_who_could_not_look_has_no_zeros() -> None:
     done = command("run", "--summary", "classic", REDIS_HOST="127.0.0.1", REDIS_PORT="1")
     assert (done.returncode, done.stdout) == (75, "")
+
+
+def test_a_run_that_was_ended_in_the_survey_is_not_without_errors(
+    server: ServerProcess, client: redis.Redis, tmp_path: Path
+) -> None:
+    fill(client)
+    words = ["--pause-file", str(tmp_path), "--time-budget", "1"]
+    done = command("run", "--summary", "classic", *words, **environment(server))
+    assert done.returncode == 3
+    assert (grep(done.stdout)["checked"], grep(done.stdout)["errors"]) == ("0", "1")
+
+
+def test_json_does_not_swallow_it() -> None:
+    done = command("run", "--summary", "classic", "--json", "-")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--summary classic: --json - takes stdout; name a file" in done.stderr
