@@ -5,7 +5,7 @@ the run behind the message. JSON lines have the same, and the numbers as fields.
 
 The file is rotated by the standard library's handler. That holds for one run at a time, which is
 what the lease makes of runs at the same keys; give each target a file of its own. Of two that
-rotate one file at once, one may go on in the old one.
+rotate one file at once, each moves the other's away as well: old lines go sooner than `keep` says.
 
 Worker processes write no lines: what they find comes back to the job, which does.
 
@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -263,6 +264,11 @@ def _handler(destination: Destination) -> logging.Handler:
     handler: logging.Handler
     if destination.path is None:
         handler = _StderrHandler()
+    elif Path(destination.path).is_fifo():
+        raise ConfigError(
+            f"--log-file: {destination.path} is a pipe, on which a run could wait for ever; name a "
+            "file, or - for stderr"
+        )
     else:
         try:
             handler = _FileHandler(
@@ -283,6 +289,13 @@ def _handler(destination: Destination) -> logging.Handler:
 
 class _FileHandler(RotatingFileHandler):
     _is_lost = False
+
+    def doRollover(self) -> None:  # noqa: N802 - its name
+        try:
+            super().doRollover()
+        except FileNotFoundError:
+            # Another run has rotated it in the same moment: go on in what is there now.
+            self.stream = self.stream or self._open()
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self._is_lost:

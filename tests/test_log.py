@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import pytest
 import redis
 
+from cleanup_job.log import Destination, Log
+from cleanup_job.streams import deafen
 from tests.keys import STALE_MS, write_coordinator, write_heartbeat, write_owned
 from tests.servers import ServerProcess
 
@@ -99,6 +102,20 @@ class TestText:
         for path in log.parent.iterdir():
             assert parsed(path)
 
+    def test_is_rotated_by_another_run_in_the_same_moment(
+        self, log: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        def rotated_already(*_: object) -> None:
+            raise FileNotFoundError(2, "No such file or directory")
+
+        with Log(Destination(str(log), "text", 200, 1)) as one:
+            monkeypatch.setattr(RotatingFileHandler, "rotate", rotated_already)
+            for number in range(10):
+                one.tell("info", "x", f"line {number}, which is long enough to fill the log soon")
+        deafen()
+        assert len(parsed(log)) == 10
+        assert capfd.readouterr().err == ""
+
     def test_an_id_writes_no_line(
         self, server: ServerProcess, client: redis.Redis, log: Path
     ) -> None:
@@ -137,6 +154,12 @@ class TestErrors:
         done = command("run", "--log-file", str(tmp_path / name))
         assert done.returncode == 2
         assert done.stderr.startswith("cleanup-job: --log-file: ")
+
+    def test_a_pipe_that_nobody_reads(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        done = command("run", "--log-file", str(tmp_path / "pipe"))
+        assert done.returncode == 2
+        assert "pipe is a pipe, on which a run could wait for ever" in done.stderr
 
     def test_a_full_disk_costs_the_log_and_not_the_run(self, url: str) -> None:
         done = command("run", "--url", url, "--log-file", "/dev/full", "--json", "-")
