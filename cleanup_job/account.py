@@ -15,6 +15,7 @@ from cleanup_job.costs import Seen, costs_of, pauses_of
 from cleanup_job.course import course_of, stops_of
 from cleanup_job.judge import Verdicts
 from cleanup_job.lease import LEASE_LOST
+from cleanup_job.measures import counted
 from cleanup_job.model import (
     HEARTBEAT,
     Kind,
@@ -205,6 +206,6 @@ def _samples(verdicts: Verdicts, sweep: Sweep) -> Iterator[Sample]:
     orphans = [] if sweep.config.orphans == "ignore" else sorted(verdicts.orphan_ids())
     for name in orphans[:show]:
         keys = sum(len(family.get(name, ())) for family in verdicts.orphans)
-        yield Sample(name, Kind.ORPHANED, f"no heartbeat, {keys} keys")
+        yield Sample(name, Kind.ORPHANED, f"no heartbeat, {counted(keys, 'key')}")
     for kind in (Kind.UNREADABLE, Kind.FUTURE):
         yield from islice(verdicts.kept_as(kind), show)

@@ -75,15 +75,12 @@ def test_there_are_many_and_no_secret_is_shown() -> None:
     assert not any("hu" + "sh" in text or "hu/sh" in text for text in texts)
 
 
-@pytest.mark.parametrize("name", sorted({*CASES} - NO_YAML))
+# JSON has no other names than text; that a name is a number editors say of the YAML.
+@pytest.mark.parametrize("name", sorted({*CASES} - NO_YAML - {"name-is-a-number"}))
 def test_an_editor_sees_what_a_schema_can_tell(name: str) -> None:
     document = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     validator = jsonschema.Draft202012Validator(json.loads(json_schema()))
-    plain = json.loads(json.dumps(document)) if name != "name-is-a-number" else document
-    if name == "name-is-a-number":
-        # JSON has no other names than text; editors say so of the YAML.
-        return
-    assert validator.is_valid(plain) == (name not in SEEN_BY_THE_SCHEMA)
+    assert validator.is_valid(document) == (name not in SEEN_BY_THE_SCHEMA)
 
 
 def main() -> None:
