@@ -1,8 +1,8 @@
 """The summary lines of the shell script before us, for the scripts that read them (pure).
 
 The numbers are plain and true. `Cleanup errors` is 0 only if the run is complete: nothing failed,
-nothing is unknown and the report has no error. Of a run that could not even look there are no lines:
-zeros would be a lie, and the exit code says what happened.
+nothing is unknown and the report has no error. Of a run that could not even look there are no
+lines: zeros would be a lie, and the exit code says what happened.
 """
 
 from __future__ import annotations
