@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cleanup_job import brakes, topology, wire
-from cleanup_job.account import coordinators_of, kept_by_reason, report_of
+from cleanup_job.account import coordinators_of, report_of
 from cleanup_job.clock import Clock, out_of_memory
 from cleanup_job.config import Config, validated
 from cleanup_job.costs import Seen
 from cleanup_job.errors import CleanupJobError, NotNowError, RefusedError
 from cleanup_job.gauge import Gauge
-from cleanup_job.judge import Verdicts, decide
 from cleanup_job.lease import Lease, held
-from cleanup_job.model import Kind, Problem, Target
+from cleanup_job.model import Problem, Target
 from cleanup_job.observer import Observer
 from cleanup_job.outcomes import is_hopeless
-from cleanup_job.plan import Plan, Scope, make_plan, preview_of
-from cleanup_job.planned import plan_use_of, read_plan, require_fit, scope_of_run, write_plan
-from cleanup_job.pool import Pool, open_pool, workers_for
+from cleanup_job.planned import read_plan, require_fit
+from cleanup_job.pool import open_pool, workers_for
 from cleanup_job.report import Report
-from cleanup_job.sweep import Surveyed, Sweep, Swept
+from cleanup_job.sweep import Sweep, Swept
+from cleanup_job.tally import Tally
 from cleanup_job.throttle import Throttle
-from cleanup_job.walks import stopped_since, walk_all, young_orphans
+from cleanup_job.verdicts import judge_all
+from cleanup_job.walks import stopped_since, walk_all
 from cleanup_job.watch import Check, RunWatch, stop_file, time_budget, told_to
 from cleanup_job.waves import purge_all
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from cleanup_job.run_journal import RunJournal
 
 __all__ = ["Observer", "run"]
-
-MOST_SHOWN = 10
-"""Coordinators that somebody sees who is asked to agree to a plan."""
 
 
 def run(
@@ -119,23 +116,16 @@ def _run(
         with clock.phase("survey", first.keys):
             surveyed = walk_all(sweep, pool, first)
         with clock.phase("judge", 0):
-            verdicts = decide(surveyed.findings, sweep.schema, surveyed.uncovered)
-            surveyed = surveyed.without_names()
-            scope = scope_of_run(sweep, surveyed, verdicts, by_plan)
-            plan = _plan(sweep, pool, surveyed, verdicts, scope)
-            surveyed = stopped_since(sweep, surveyed)
-        clock.observer.judged(coordinators_of(verdicts), kept_by_reason(verdicts))
-        clock.observer.planned(plan.coordinators, plan.counts)
-        refused = _refusals(sweep, surveyed.target, verdicts, plan)
+            judged = judge_all(sweep, pool, surveyed, by_plan, began_ms)
+            surveyed = stopped_since(sweep, surveyed.without_names())
+        tally = judged.tally
+        clock.observer.judged(coordinators_of(tally), tally.reasons)
+        clock.observer.planned(tally.purged, tally.planned)
+        refused = _refusals(sweep, surveyed.target, tally)
         goes = not (dry_run or refused)
-        with clock.phase("purge", plan.size if goes else 0):
-            outcomes = purge_all(sweep, pool, surveyed, plan) if goes else []
-    plan_use = (
-        plan_use_of(by_plan, scope, plan)
-        if by_plan
-        else write_plan(sweep, surveyed, verdicts, plan, began_ms)
-    )
-    swept = Swept(surveyed, verdicts, scope, plan, refused, outcomes, plan_use)
+        with clock.phase("purge", tally.size if goes else 0):
+            outcomes = purge_all(sweep, pool, surveyed, judged.plan) if goes else []
+    swept = Swept(surveyed, judged, refused, outcomes)
     after = _look_once_more(sweep, surveyed.target, 0 if is_hopeless(outcomes) else None)
     return report_of(sweep, clock, Seen(first, surveyed.target, after), swept)
 
@@ -226,44 +216,20 @@ def _require_whole(config: Config, target: Target) -> None:
         )
 
 
-def _plan(sweep: Sweep, pool: Pool, surveyed: Surveyed, verdicts: Verdicts, scope: Scope) -> Plan:
-    """What will go: everything of stale coordinators, and of orphans if it is asked for."""
-    target = surveyed.target
-    if sweep.config.orphans != "purge" or not target.tracks_idle_time:
-        return make_plan(
-            verdicts,
-            sweep.schema,
-            clustered=target.clustered,
-            covered=surveyed.covered,
-            left_out=scope.left_out,
-        )
-    young = young_orphans(sweep, pool, surveyed, verdicts, scope.orphans)
-    return make_plan(
-        verdicts,
-        sweep.schema,
-        clustered=target.clustered,
-        covered=surveyed.covered,
-        orphans=scope.orphans - young,
-        orphan_grace_s=sweep.config.orphan_grace,
-        left_out=scope.left_out,
-    )
-
-
-def _refusals(sweep: Sweep, target: Target, verdicts: Verdicts, plan: Plan) -> list[Problem]:
+def _refusals(sweep: Sweep, target: Target, tally: Tally) -> list[Problem]:
     """Why nothing may be deleted: what looks wrong, or that somebody says no."""
     scale = brakes.Scale(
-        live=len(verdicts.live),
-        known=verdicts.checked + len(plan.orphans),
-        dead=len(verdicts.stale.ids) + len(plan.orphans),
-        purged=plan.coordinators,
-        keys=plan.size,
+        live=tally.live,
+        known=tally.checked + tally.orphans_planned,
+        dead=tally.stale + tally.orphans_planned,
+        purged=tally.purged,
+        keys=tally.size,
     )
-    refused = brakes.refusals(
-        sweep.config.limits(), scale, target.clocks_ahead_ms, verdicts.kept_as(Kind.FUTURE)
-    )
+    future = [tally.ahead] if tally.ahead else []
+    refused = brakes.refusals(sweep.config.limits(), scale, target.clocks_ahead_ms, future)
     if refused or sweep.dry_run or scale.purged <= sweep.config.confirm_above:
         return refused
-    if sweep.observer.confirm(preview_of(plan, verdicts, MOST_SHOWN)) or sweep.watch.stopping():
+    if sweep.observer.confirm(tally.preview()) or sweep.watch.stopping():
         return []
     message = "the plan was not confirmed: --yes does not ask"
     return [Problem("not_confirmed", message, scale.purged)]

@@ -157,11 +157,12 @@ def make_plan(
     # A batch of few enough keys may still be too long to send.
     # For each of its keys it has a name, or a name and a heartbeat.
     is_long = 2 * verdicts.longest * KEYS_PER_BATCH > BYTES_PER_BATCH
-    spread = _spread_places(verdicts, is_long).difference(left_out)
+    guests = {verdicts.stale.places[name] for name in verdicts.guests}
+    spread = _spread_places(verdicts, is_long).union(guests).difference(left_out)
     slots = _slots(verdicts, schema, clustered=clustered, covered=covered)
-    waiting = spread
+    waiting = spread - guests
     if slots:
-        waiting = {*spread, *_places_of(None, slots)}.difference(left_out)
+        waiting = {*spread, *_places_of(None, slots)}.difference(left_out, guests)
     batches = _spread_batches(verdicts, spread, schema, clustered=clustered)
     checkable = frozenset(name for name in orphans if _is_checkable(name, verdicts, schema))
     if checkable:
@@ -185,7 +186,7 @@ def _counts(
             schema.owned, verdicts.owned, verdicts.orphans, strict=True
         )
     }
-    return {**counts, HEARTBEAT: len(verdicts.stale.ids) - len(left_out)}
+    return {**counts, HEARTBEAT: verdicts.stale_count - len(left_out)}
 
 
 def _count(owned: Owned, left_out: Collection[int]) -> int:
@@ -297,25 +298,6 @@ class Preview(NamedTuple):
     orphans: int
     oldest: list[tuple[bytes, int]]
     newest: tuple[bytes, int] | None
-
-
-def preview_of(plan: Plan, verdicts: Verdicts, most: int) -> Preview:
-    """What the plan would delete, with at most so many of its coordinators as examples."""
-    planned = {*plan.lot.ids, *plan.last.ids}
-    stale = verdicts.stale
-    ages = [
-        (age_ms, name)
-        for name, age_ms in zip(stale.ids, stale.ages_ms, strict=True)
-        if name in planned
-    ]
-    newest = min(ages, default=None)
-    return Preview(
-        plan.coordinators,
-        plan.counts,
-        len(plan.orphans),
-        [(name, age_ms) for age_ms, name in heapq.nlargest(most, ages)],
-        None if newest is None else (newest[1], newest[0]),
-    )
 
 
 def hold_back(lot: Lot, ids: Collection[bytes]) -> tuple[Lot, Lot]:

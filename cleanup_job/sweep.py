@@ -15,12 +15,12 @@ from msgspec import structs
 
 from cleanup_job.config import Config
 from cleanup_job.gauge import Gauge
-from cleanup_job.judge import Verdicts
 from cleanup_job.lease import Lease
 from cleanup_job.model import Access, Findings, Outcome, Problem, Rule, Schema, Target
 from cleanup_job.observer import Observer
 from cleanup_job.plan import Plan, Scope
 from cleanup_job.report import PlanUse
+from cleanup_job.tally import Tally
 from cleanup_job.watch import RunWatch
 
 if TYPE_CHECKING:
@@ -75,18 +75,33 @@ class Surveyed(msgspec.Struct, frozen=True):
         return not (self.uncovered or self.stopped)
 
 
+class Judged(msgspec.Struct, frozen=True):
+    """Who is what, in numbers, and what is to go.
+
+    Attributes:
+        scope: what a plan that was made before leaves of it.
+        plan_use: the plan file that was written or executed, or why there is none.
+    """
+
+    tally: Tally
+    plan: Plan
+    scope: Scope
+    plan_use: PlanUse | Problem | None = None
+
+
 class Swept(msgspec.Struct, frozen=True):
     """What the stages of a run came to, for its report.
 
     Attributes:
         refused: why nothing was, or would be, deleted.
-        plan_use: the plan file that was written or executed, or why there is none.
     """
 
     surveyed: Surveyed
-    verdicts: Verdicts
-    scope: Scope
-    plan: Plan
+    judged: Judged
     refused: Sequence[Problem]
     outcomes: Sequence[Outcome]
-    plan_use: PlanUse | Problem | None
+
+    @property
+    def tally(self) -> Tally:
+        """See `Judged`."""
+        return self.judged.tally

@@ -14,7 +14,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 PURE = {
     "errors", "keyspace", "pace", "prints", "throttle", "cursors", "model", "acl", "judge", "plan",
-    "brakes", "remains", "outcomes", "ages", "course",
+    "brakes", "remains", "outcomes", "ages", "course", "tally",
     "markup", "figures", "tables", "charts", "headline", "sections",
 }  # fmt: skip
 STAGES = {
@@ -23,7 +23,7 @@ STAGES = {
 }  # fmt: skip
 COMPOSERS = {
     "observer", "ages", "course", "clock", "run_journal", "sweep", "costs", "walks", "waves",
-    "planned", "remarks", "account", "job", "undo", "restore_report",
+    "planned", "verdicts", "remarks", "account", "job", "undo", "restore_report",
 }  # fmt: skip
 """The job, its parts, and the restore: what passes values from stage to stage."""
 
@@ -48,10 +48,11 @@ LAYERS = [
     {"callbacks", "sections", "text"},
     {"log", "page", "restore_report"},
     {"ages", "course"},
-    {"clock"},
+    {"clock", "tally"},
     {"run_journal"},
     {"sweep"},
     {"costs", "walks", "waves", "planned", "remarks"},
+    {"verdicts"},
     {"account"},
     {"job", "progress", "undo"},
     {"demo", "files", "stop_signals"},
