@@ -171,7 +171,7 @@ def coordinators_of(tally: Tally, outcomes: Sequence[Outcome] = ()) -> reports.C
         unreadable=tally.unreadable,
         future=tally.future,
         orphaned=tally.orphaned,
-        purged=sum(len(outcome.purged) for outcome in outcomes),
+        purged=sum(outcome.purged_count for outcome in outcomes),
         revived=len(all_revived(outcomes)),
         orphans_purged=len(all_orphans_purged(outcomes)),
     )

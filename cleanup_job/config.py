@@ -37,6 +37,7 @@ SCALARS: dict[str, tuple[str, ...]] = {
     "orphan_grace": ("orphan_grace",),
     "workers": ("workers",),
     "engine": ("engine",),
+    "memory_limit": ("memory_limit",),
     "per_node": ("per_node",),
     "max_block_ms": ("max_block_ms",),
     "allow_partial": ("allow_partial",),

@@ -84,6 +84,15 @@ class OutOfMemoryError(CleanupJobError):
     exit_code = 75
 
 
+class ShelfError(CleanupJobError):
+    """What was found can't be kept, or is not there any more."""
+
+    exit_code = 75
+
+    def __init__(self, message: str, code: str = "shelf") -> None:
+        super().__init__(message, code)
+
+
 class BrokenOffError(CleanupJobError):
     """The purge ended in the middle, and there is no report. The next run goes on."""
 

@@ -8,25 +8,29 @@ here. Parts of it that are a matter of their own are `walks`, `waves`, `planned`
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cleanup_job import brakes, topology, wire
+from msgspec import structs
+
+from cleanup_job import brakes, memory, topology, wire
 from cleanup_job.account import coordinators_of, report_of
 from cleanup_job.clock import Clock, out_of_memory
 from cleanup_job.config import Config, validated
 from cleanup_job.costs import Seen
-from cleanup_job.errors import CleanupJobError, NotNowError, RefusedError
+from cleanup_job.errors import CleanupJobError, ConfigError, NotNowError, RefusedError
 from cleanup_job.gauge import Gauge
 from cleanup_job.lease import Lease, held
-from cleanup_job.model import Problem, Target
+from cleanup_job.model import Outcome, Problem, Target
 from cleanup_job.observer import Observer
 from cleanup_job.outcomes import is_hopeless
 from cleanup_job.planned import read_plan, require_fit
-from cleanup_job.pool import open_pool, workers_for
+from cleanup_job.pool import Pool, open_pool, workers_for
+from cleanup_job.ranged import purge_in_ranges
 from cleanup_job.report import Report
-from cleanup_job.sweep import Sweep, Swept
+from cleanup_job.shelf import Shelf, file_shelf
+from cleanup_job.sweep import Judged, Surveyed, Sweep, Swept
 from cleanup_job.tally import Tally
 from cleanup_job.throttle import Throttle
 from cleanup_job.verdicts import judge_all
@@ -98,6 +102,7 @@ def _run(
     _require_no_stop_file(config)
     journaled = _journal(journal, clock)
     by_plan = None if dry_run else read_plan(config, plan_path)
+    _require_names(config, plan_path)
     first = topology.discover(config.access())
     _require_whole(config, first)
     began_ms = topology.clock_ms(first.servers[0]) if plan_path else 0
@@ -110,9 +115,11 @@ def _run(
     with (
         held(sweep.lease, first.uncovered),
         open_pool(config.engine, workers, profile) as pool,
+        _shelf(config, pool, first) as shelf,
         closing(sweep.gauge),
     ):
         clock.pool = pool
+        sweep = structs.replace(sweep, shelf=shelf)
         with clock.phase("survey", first.keys):
             surveyed = walk_all(sweep, pool, first)
         with clock.phase("judge", 0):
@@ -124,10 +131,28 @@ def _run(
         refused = _refusals(sweep, surveyed.target, tally)
         goes = not (dry_run or refused)
         with clock.phase("purge", tally.size if goes else 0):
-            outcomes = purge_all(sweep, pool, surveyed, judged.plan) if goes else []
+            outcomes = _purge(sweep, pool, surveyed, judged) if goes else []
     swept = Swept(surveyed, judged, refused, outcomes)
     after = _look_once_more(sweep, surveyed.target, 0 if is_hopeless(outcomes) else None)
     return report_of(sweep, clock, Seen(first, surveyed.target, after), swept)
+
+
+@contextmanager
+def _shelf(config: Config, pool: Pool, target: Target) -> Iterator[Shelf | None]:
+    """Where names are kept that are too many for this process; None if they are not."""
+    limit = config.memory_bytes()
+    if limit is None or memory.fits(limit, target.keys, pool.workers):
+        yield None
+        return
+    with file_shelf(pool, memory.names_at_once(limit, pool.workers)) as shelf:
+        yield shelf
+
+
+def _purge(sweep: Sweep, pool: Pool, surveyed: Surveyed, judged: Judged) -> list[Outcome]:
+    if judged.plan is not None:
+        return purge_all(sweep, pool, surveyed, judged.plan)
+    assert sweep.shelf is not None, "there the plan is, if it is not here"
+    return purge_in_ranges(sweep, sweep.shelf, pool, surveyed, judged)
 
 
 def _journal(name: str | None, clock: Clock) -> RunJournal | None:
@@ -180,6 +205,19 @@ def _checks(config: Config, clock: Clock, lease: Lease | None) -> Iterator[Check
         yield time_budget(config.time_budget, lambda: clock.duration_s)
     if lease is not None:
         yield lambda: lease.keep(deleting=clock.now == "purge")
+
+
+def _require_names(config: Config, plan_path: str | None) -> None:
+    """Refuse a plan file where names do not come to this process, which writes and reads it.
+
+    Raises:
+        ConfigError: if that is so.
+    """
+    if plan_path is not None and config.memory_limit is not None:
+        raise ConfigError(
+            "--plan: with memory_limit names are not held all at once, as a plan file needs; leave "
+            "out one of them"
+        )
 
 
 def _require_no_stop_file(config: Config) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -164,7 +164,7 @@ def make_plan(
     if slots:
         waiting = {*spread, *_places_of(None, slots)}.difference(left_out, guests)
     batches = _spread_batches(verdicts, spread, schema, clustered=clustered)
-    checkable = frozenset(name for name in orphans if _is_checkable(name, verdicts, schema))
+    checkable = frozenset(name for name in orphans if is_checkable(name, verdicts, schema))
     if checkable:
         batches += orphan_batches(checkable, verdicts, schema, orphan_grace_s, clustered=clustered)
     return Plan(
@@ -280,6 +280,47 @@ def listed(verdicts: Verdicts, schema: Schema, orphans: Collection[bytes]) -> It
     )
 
 
+# -- what a worker gets --------------------------------------------------------------------------
+
+KEYS_PER_PORTION = 8_000
+"""Keys that a worker gets to delete at once: enough to keep several batches in flight, few
+enough that a stop or a lost worker does not concern many."""
+
+
+class Portion(NamedTuple):
+    """What a worker gets to delete at once."""
+
+    lots: tuple[Lot, ...] = ()
+    batches: tuple[Batch, ...] = ()
+
+    def counts(self, schema: Schema) -> dict[str, int]:
+        """How many keys it has, by family; heartbeats that wait for another wave are not its."""
+        families = [
+            sum(len(lot.owned[place].owners) for lot in self.lots)
+            + sum(len(batch.keys[place]) for batch in self.batches)
+            for place in range(len(schema.owned))
+        ]
+        heartbeats = sum(len(lot.ids) - lot.slots.count(None) for lot in self.lots)
+        heartbeats += sum(batch.own_heartbeats for batch in self.batches)
+        return dict(zip(schema.family_names, (*families, heartbeats), strict=True))
+
+
+def portions(lot: Lot, batches: Iterable[Batch] = ()) -> Iterator[Portion]:
+    """All of this in portions."""
+    for part in lot.parts(KEYS_PER_PORTION):
+        yield Portion((part,))
+    group: list[Batch] = []
+    size = 0
+    for batch in batches:
+        group.append(batch)
+        size += batch.size
+        if size >= KEYS_PER_PORTION:
+            yield Portion((), tuple(group))
+            group, size = [], 0
+    if group:
+        yield Portion((), tuple(group))
+
+
 # -- what is left ------------------------------------------------------------------------------
 
 
@@ -306,16 +347,7 @@ def hold_back(lot: Lot, ids: Collection[bytes]) -> tuple[Lot, Lot]:
     A heartbeat stays if some key of its coordinator is left, so that the next run finds it.
     """
     stays = [name in ids for name in lot.ids]
-    return _some(lot, [not yes for yes in stays]), _some(lot, stays)
-
-
-def _some(lot: Lot, wanted: Sequence[bool]) -> Lot:
-    return structs.replace(
-        lot,
-        ids=[*compress(lot.ids, wanted)],
-        prints=[*compress(lot.prints, wanted)],
-        slots=[*compress(lot.slots, wanted)],
-    )
+    return lot.only([not yes for yes in stays]), lot.only(stays)
 
 
 # -- stale coordinators ----------------------------------------------------------------------
@@ -508,7 +540,8 @@ def _only_slot(keys: Iterable[bytes]) -> int | None:
     return slots.pop() if len(slots) == 1 else None
 
 
-def _is_checkable(orphan_id: bytes, verdicts: Verdicts, schema: Schema) -> bool:
+def is_checkable(orphan_id: bytes, verdicts: Verdicts, schema: Schema) -> bool:
+    """False if it has a key that could name more ids than can be looked at."""
     return all(
         candidates_within(pattern, key, MOST_NAMED)
         for keys, (_, pattern) in zip(verdicts.orphans, schema.owned, strict=True)

@@ -23,6 +23,7 @@ def warnings_of(sweep: Sweep, swept: Swept, pool: Pool | None) -> list[Problem]:
     return [
         *without_lease(sweep.lease),
         *surveyed.warnings,
+        *_in_waves(sweep, swept.judged),
         *(_would_be_refused(refused) if sweep.dry_run else ()),
         *_clock_warnings(sweep, surveyed.target, tally, refused),
         *_plan_warnings(sweep, swept.judged),
@@ -31,6 +32,12 @@ def warnings_of(sweep: Sweep, swept: Swept, pool: Pool | None) -> list[Problem]:
         *_of_outcomes(tally, swept.outcomes),
         *_lost_workers(pool),
     ]
+
+
+def _in_waves(sweep: Sweep, judged: Judged) -> Iterator[Problem]:
+    if judged.ranges > 1 and sweep.config.memory_limit is not None:
+        message = f"names did not fit into memory_limit: ids were judged in {judged.ranges} waves"
+        yield Problem("in_waves", message, judged.ranges)
 
 
 def _would_be_refused(refused: Sequence[Problem]) -> Iterator[Problem]:

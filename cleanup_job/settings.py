@@ -18,6 +18,7 @@ from msgspec import Meta
 from cleanup_job import keyspace
 from cleanup_job.brakes import Limits
 from cleanup_job.errors import ConfigError
+from cleanup_job.memory import bytes_of
 from cleanup_job.model import HEARTBEAT, Access, Endpoint, Rule, Schema, Secret, Tls, is_text
 from cleanup_job.throttle import Bounds
 from cleanup_job.urls import HIDDEN, URL_FORMS, parse_url, without_password
@@ -241,6 +242,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: Annotated[
         Literal["serial", "processes"], Meta(description="where the work is done")
     ] = "processes"
+    memory_limit: Annotated[
+        Annotated[str, Meta(min_length=1)] | Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="memory of all our processes together, as 500MB; above it names are kept "
+            "in files and judged in waves"
+        ),
+    ] = None
     per_node: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | Literal["auto"],
         Meta(description="workers that walk the same primary at once, or auto"),
@@ -365,6 +373,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         yield from self.redis.troubles()
         yield from _field_troubles(self.keys.timestamp.fields)
         yield from _pattern_troubles(self.keys)
+        yield from _troubles_of(self.memory_bytes)
+
+    def memory_bytes(self) -> int | None:
+        """What all our processes may have together, if there is a limit.
+
+        Raises:
+            ConfigError: if that is no size.
+        """
+        return None if self.memory_limit is None else bytes_of(self.memory_limit)
 
     def limits(self) -> Limits:
         """What a run may not exceed."""

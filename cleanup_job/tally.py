@@ -12,8 +12,10 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
-from typing import TypeVar
+from enum import IntEnum
+from itertools import chain
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -32,6 +34,21 @@ Named = tuple[bytes, int]
 """An id, with its age in milliseconds or the number of its keys."""
 
 
+class Fate(IntEnum):
+    """What becomes of an orphan; where ranges differ, the least counts."""
+
+    REPORTED = 0
+    YOUNG = 1
+    PLANNED = 2
+
+
+class Straddler(NamedTuple):
+    """An orphan that may have keys in several ranges; `keys`: those of this one, by family."""
+
+    fate: Fate
+    keys: dict[str, int]
+
+
 class Tally(msgspec.Struct, frozen=True):
     """Verdicts and plan in numbers, with the first few names of each kind.
 
@@ -42,7 +59,8 @@ class Tally(msgspec.Struct, frozen=True):
         ages: of the stale ones.
         oldest: of the stale ones, the oldest first.
         orphans: some of the orphaned, with the number of their keys.
-        straddling: the orphaned that may be counted elsewhere too, and whether they are planned.
+        straddling: the orphaned that may have keys elsewhere too. They count nowhere else, not even
+            as planned, until it is known what all ranges say of them.
         kept: some whose heartbeat could not be understood, of each kind.
         ahead: of heartbeats in the future, the one that says most of clocks.
         crowded: keys that name too many stale coordinators, with some of them.
@@ -63,7 +81,7 @@ class Tally(msgspec.Struct, frozen=True):
     ages: Ages = Ages()
     oldest: tuple[Named, ...] = ()
     orphans: tuple[Named, ...] = ()
-    straddling: dict[bytes, bool] = {}
+    straddling: dict[bytes, Straddler] = {}
     kept: tuple[Sample, ...] = ()
     ahead: Sample | None = None
     crowded: tuple[int, tuple[bytes, ...]] = (0, ())
@@ -111,7 +129,7 @@ def tally_of(
     show: int,
     left_out: Collection[int] = (),
     young: Collection[bytes] = (),
-    straddles: Collection[bytes] = (),
+    straddles: Mapping[bytes, Straddler] = MappingProxyType({}),
 ) -> Tally:
     """What these verdicts and their plan come to.
 
@@ -122,7 +140,7 @@ def tally_of(
         show: how many examples of each kind the report has.
         left_out: places of stale coordinators that are not planned.
         young: orphans that may not go yet.
-        straddles: the orphans among them that may be counted elsewhere too.
+        straddles: the orphans that may be counted elsewhere too; they are in no plan.
     """
     stale = verdicts.stale
     guests = {stale.places[name] for name in verdicts.guests}
@@ -143,13 +161,13 @@ def tally_of(
         ages=ages_of([age_ms for age_ms, _ in ages] if guests else stale.ages_ms),
         oldest=oldest,
         orphans=tuple((name, _keys_of(name, verdicts)) for name in _first(orphans, show)),
-        straddling={name: name in plan.orphans for name in straddles},
+        straddling=dict(straddles),
         kept=tuple(_kept(verdicts, show)),
         ahead=_furthest_ahead(verdicts.kept_as(Kind.FUTURE)),
         crowded=(len(verdicts.crowded), _first(verdicts.crowded, show)),
         planned={name: plan.counts[name] for name in schema.family_names},
-        orphans_planned=len(plan.orphans.difference(straddles)),
-        young=(len(young), _first(young, show)),
+        orphans_planned=len(plan.orphans),
+        young=(len({*young}.difference(straddles)), _first(young, show)),
         oldest_planned=oldest if planned is ages else _oldest(planned, show),
         newest_planned=None if newest is None else (newest[1], newest[0]),
     )
@@ -157,10 +175,11 @@ def tally_of(
 
 def whole_of(parts: Sequence[Tally], show: int) -> Tally:
     """All ranges together."""
-    straddling: dict[bytes, bool] = {}
-    for part in parts:
-        for name, is_planned in part.straddling.items():
-            straddling[name] = straddling.get(name, False) or is_planned
+    straddling = _straddlers(parts)
+    fates = Counter(one.fate for one in straddling.values())
+    young_ones = tuple(name for name, one in straddling.items() if one.fate is Fate.YOUNG)
+    young = len(young_ones), young_ones
+    planned = [one.keys for one in straddling.values() if one.fate is Fate.PLANNED]
     ahead = [part.ahead for part in parts if part.ahead is not None]
     newest = [part.newest_planned for part in parts if part.newest_planned is not None]
     return Tally(
@@ -176,10 +195,11 @@ def whole_of(parts: Sequence[Tally], show: int) -> Tally:
         orphans=_orphans_of(parts, show),
         kept=_kept_of(parts, show),
         ahead=_furthest_ahead(ahead),
-        crowded=_counted(part.crowded for part in parts),
-        planned=_summed(part.planned for part in parts),
-        orphans_planned=sum(part.orphans_planned for part in parts) + sum(straddling.values()),
-        young=_counted(part.young for part in parts),
+        crowded=_counted((part.crowded for part in parts), show),
+        straddling=straddling,
+        planned=_summed([*(part.planned for part in parts), *planned]),
+        orphans_planned=sum(part.orphans_planned for part in parts) + fates[Fate.PLANNED],
+        young=_counted([*(part.young for part in parts), young], show),
         oldest_planned=_oldest_of((part.oldest_planned for part in parts), show),
         newest_planned=min(newest, key=lambda named: (named[1], named[0]), default=None),
     )
@@ -242,7 +262,20 @@ def _summed(parts: Iterable[Mapping[Name, int]]) -> dict[Name, int]:
     return dict(total)
 
 
-def _counted(parts: Iterable[tuple[int, tuple[bytes, ...]]]) -> tuple[int, tuple[bytes, ...]]:
+def _counted(
+    parts: Iterable[tuple[int, tuple[bytes, ...]]], show: int
+) -> tuple[int, tuple[bytes, ...]]:
     every = [*parts]
-    names = chain.from_iterable(some for _, some in every)
-    return sum(count for count, _ in every), tuple(islice(names, MOST_SHOWN))
+    names = {*chain.from_iterable(some for _, some in every)}
+    return sum(count for count, _ in every), _first(names, show)
+
+
+def _straddlers(parts: Sequence[Tally]) -> dict[bytes, Straddler]:
+    """What all ranges together say of each."""
+    together: dict[bytes, Straddler] = {}
+    for part in parts:
+        for name, here in part.straddling.items():
+            other = together.get(name, Straddler(here.fate, {}))
+            fate = min(here.fate, other.fate)
+            together[name] = Straddler(fate, _summed([here.keys, other.keys]))
+    return together

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from cleanup_job.judge import Verdicts, decide
 from cleanup_job.plan import Plan, Scope, make_plan
 from cleanup_job.planned import plan_use_of, scope_of_run, write_plan
 from cleanup_job.pool import Pool
+from cleanup_job.ranged import judge_in_ranges
 from cleanup_job.sweep import Judged, Surveyed, Sweep
 from cleanup_job.tally import tally_of
 from cleanup_job.walks import stopped_since, young_orphans
@@ -19,7 +22,12 @@ if TYPE_CHECKING:
 def judge_all(
     sweep: Sweep, pool: Pool, surveyed: Surveyed, by_plan: PlanFile | None, began_ms: int
 ) -> Judged:
-    """Who is what, and what will go of it: here, and all at once."""
+    """Who is what, and what will go of it: here and all at once, or where the findings are."""
+    if sweep.shelf is not None and not surveyed.stopped:
+        judged = judge_in_ranges(sweep, sweep.shelf, pool, surveyed)
+        if judged is not None:
+            return judged
+        surveyed = structs.replace(surveyed, findings=[])
     verdicts = decide(surveyed.findings, sweep.schema, surveyed.uncovered)
     scope = scope_of_run(sweep, surveyed, verdicts, by_plan)
     plan = _plan(sweep, pool, surveyed, verdicts, scope)
@@ -36,7 +44,7 @@ def judge_all(
         if by_plan
         else write_plan(sweep, stopped_since(sweep, surveyed), verdicts, plan, began_ms)
     )
-    return Judged(tally, plan, scope, plan_use)
+    return Judged(tally, plan, scope, plan_use=plan_use)
 
 
 def _plan(sweep: Sweep, pool: Pool, surveyed: Surveyed, verdicts: Verdicts, scope: Scope) -> Plan:
