@@ -8,7 +8,7 @@ here. Parts of it that are a matter of their own are `walks`, `waves`, `planned`
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from cleanup_job.costs import Seen
 from cleanup_job.errors import CleanupJobError, ConfigError, NotNowError, RefusedError
 from cleanup_job.gauge import Gauge
 from cleanup_job.lease import Lease, held
-from cleanup_job.model import Outcome, Problem, Target
+from cleanup_job.model import Access, Outcome, Problem, Target
 from cleanup_job.observer import Observer
 from cleanup_job.outcomes import is_hopeless
 from cleanup_job.planned import read_plan, require_fit
@@ -39,6 +39,7 @@ from cleanup_job.watch import Check, RunWatch, stop_file, time_budget, told_to
 from cleanup_job.waves import purge_all
 
 if TYPE_CHECKING:
+    from cleanup_job.dask_pool import DaskPool
     from cleanup_job.run_journal import RunJournal
 
 __all__ = ["Observer", "run"]
@@ -102,28 +103,40 @@ def _run(
     _require_no_stop_file(config)
     journaled = _journal(journal, clock)
     by_plan = None if dry_run else read_plan(config, plan_path)
-    _require_names(config, plan_path)
-    first = topology.discover(config.access())
-    _require_whole(config, first)
-    began_ms = topology.clock_ms(first.servers[0]) if plan_path else 0
-    require_fit(by_plan, first, began_ms, config)
-    clock.observer.found(first)
-    workers = workers_for(config.workers, config.engine, first.keys)
-    sweep = _prepare(
-        config, clock, first, workers, journaled, dry_run=dry_run, show=show, plan_path=plan_path
-    )
-    with (
-        held(sweep.lease, first.uncovered),
-        open_pool(config.engine, workers, profile) as pool,
-        _shelf(config, pool, first) as shelf,
-        closing(sweep.gauge),
-    ):
+    _require_names(config, plan_path, journal)
+    with ExitStack() as ends:
+        access, remote = ends.enter_context(_engine(config, clock.run_id))
+        first = topology.discover(access)
+        _require_whole(config, first)
+        began_ms = topology.clock_ms(first.servers[0]) if plan_path else 0
+        require_fit(by_plan, first, began_ms, config)
+        clock.observer.found(first)
+        workers = (
+            remote.workers if remote else workers_for(config.workers, config.engine, first.keys)
+        )
+        sweep = _prepare(
+            config,
+            access,
+            clock,
+            first,
+            workers,
+            journaled,
+            dry_run=dry_run,
+            show=show,
+            plan_path=plan_path,
+        )
+        ends.enter_context(held(sweep.lease, first.uncovered))
+        pool = ends.enter_context(
+            closing(remote) if remote else open_pool(config.engine, workers, profile)
+        )
+        shelf = remote or ends.enter_context(_shelf(config, pool, first))
+        ends.enter_context(closing(sweep.gauge))
         clock.pool = pool
         sweep = structs.replace(sweep, shelf=shelf)
         with clock.phase("survey", first.keys):
             surveyed = walk_all(sweep, pool, first)
         with clock.phase("judge", 0):
-            judged = judge_all(sweep, pool, surveyed, by_plan, began_ms)
+            surveyed, judged = judge_all(sweep, pool, surveyed, by_plan, began_ms)
             surveyed = stopped_since(sweep, surveyed.without_names())
         tally = judged.tally
         clock.observer.judged(coordinators_of(tally), tally.reasons)
@@ -135,6 +148,27 @@ def _run(
     swept = Swept(surveyed, judged, refused, outcomes)
     after = _look_once_more(sweep, surveyed.target, 0 if is_hopeless(outcomes) else None)
     return report_of(sweep, clock, Seen(first, surveyed.target, after), swept)
+
+
+@contextmanager
+def _engine(config: Config, run_id: str) -> Iterator[tuple[Access, DaskPool | None]]:
+    """How to get at the servers, and the workers that are elsewhere, if they are.
+
+    Raises:
+        EngineError: they can't be used as they are.
+        EngineUnavailableError: they can't be reached.
+    """
+    access = config.access()
+    if config.engine != "dask":
+        yield access, None
+        return
+    # Imported where it is asked for: it takes a second, and may not be installed.
+    from cleanup_job.dask_cluster import cluster
+    from cleanup_job.dask_pool import DaskPool
+
+    with cluster(config.dask, config.workers, access) as (client, theirs):
+        most = config.workers if isinstance(config.workers, int) else None
+        yield theirs, DaskPool(client, run_id, most)
 
 
 @contextmanager
@@ -165,6 +199,7 @@ def _journal(name: str | None, clock: Clock) -> RunJournal | None:
 
 def _prepare(
     config: Config,
+    access: Access,
     clock: Clock,
     target: Target,
     workers: int,
@@ -180,7 +215,7 @@ def _prepare(
     checks = _checks(config, clock, lease)
     return Sweep(
         config=config,
-        access=config.access(),
+        access=access,
         schema=schema,
         rule=config.rule(),
         observer=clock.observer,
@@ -199,6 +234,7 @@ def _prepare(
 def _checks(config: Config, clock: Clock, lease: Lease | None) -> Iterator[Check]:
     """What may end the run; the first that does is told in the report."""
     yield told_to(clock)
+    yield lambda: clock.pool.ended if clock.pool else None
     if config.stop_file is not None:
         yield stop_file(config.stop_file)
     if config.time_budget is not None:
@@ -207,8 +243,8 @@ def _checks(config: Config, clock: Clock, lease: Lease | None) -> Iterator[Check
         yield lambda: lease.keep(deleting=clock.now == "purge")
 
 
-def _require_names(config: Config, plan_path: str | None) -> None:
-    """Refuse a plan file where names do not come to this process, which writes and reads it.
+def _require_names(config: Config, plan_path: str | None, journal: str | None) -> None:
+    """Refuse files of names where names do not come to this process, or to this machine.
 
     Raises:
         ConfigError: if that is so.
@@ -217,6 +253,11 @@ def _require_names(config: Config, plan_path: str | None) -> None:
         raise ConfigError(
             "--plan: with memory_limit names are not held all at once, as a plan file needs; leave "
             "out one of them"
+        )
+    if config.engine == "dask" and (plan_path or journal):
+        raise ConfigError(
+            f"{'--plan' if plan_path else '--journal'}: with engine dask names stay with its "
+            "workers, and the file would be here; use engine processes"
         )
 
 

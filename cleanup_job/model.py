@@ -40,6 +40,12 @@ class Secret(str):
         return "'***'"
 
 
+class OwnSecret(Secret):
+    """In place of a password: whoever connects has it in its own environment (see `wire`)."""
+
+    __slots__ = ()
+
+
 class Tls(msgspec.Struct, frozen=True):
     """How to speak TLS. Without `ca_file` the system's authorities are trusted."""
 
@@ -129,6 +135,13 @@ class Access(msgspec.Struct, frozen=True):
             host, _, text = mapped.rpartition(":")
             port = int(text)
         return self.endpoint.at(host.strip("[]"), port)
+
+
+def withheld(access: Access) -> Access:
+    """The same for workers who have the password themselves; Sentinels are for the job to ask."""
+    endpoint = msgspec.structs.replace(access.endpoint, password=OwnSecret())
+    sentinels = tuple(msgspec.structs.replace(one, password=None) for one in access.sentinels)
+    return msgspec.structs.replace(access, endpoint=endpoint, sentinels=sentinels)
 
 
 SlotRange = tuple[int, int]

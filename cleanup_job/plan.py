@@ -286,6 +286,9 @@ KEYS_PER_PORTION = 8_000
 """Keys that a worker gets to delete at once: enough to keep several batches in flight, few
 enough that a stop or a lost worker does not concern many."""
 
+FAR_KEYS_PER_PORTION = 50_000
+"""The same where a task costs messages between machines."""
+
 
 class Portion(NamedTuple):
     """What a worker gets to delete at once."""
@@ -305,16 +308,17 @@ class Portion(NamedTuple):
         return dict(zip(schema.family_names, (*families, heartbeats), strict=True))
 
 
-def portions(lot: Lot, batches: Iterable[Batch] = ()) -> Iterator[Portion]:
-    """All of this in portions."""
-    for part in lot.parts(KEYS_PER_PORTION):
+def portions(lot: Lot, batches: Iterable[Batch] = (), *, is_far: bool = False) -> Iterator[Portion]:
+    """All of this in portions; larger ones where workers are far."""
+    most = FAR_KEYS_PER_PORTION if is_far else KEYS_PER_PORTION
+    for part in lot.parts(most):
         yield Portion((part,))
     group: list[Batch] = []
     size = 0
     for batch in batches:
         group.append(batch)
         size += batch.size
-        if size >= KEYS_PER_PORTION:
+        if size >= most:
             yield Portion((), tuple(group))
             group, size = [], 0
     if group:

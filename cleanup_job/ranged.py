@@ -29,7 +29,7 @@ from cleanup_job.reduce import (
     unheard,
     unsent,
 )
-from cleanup_job.shelf import Done, Shelf, ShelfStage, Work
+from cleanup_job.shelf import Done, Shelf, ShelfStage, Work, map_works
 from cleanup_job.sweep import Judged, Surveyed, Sweep
 from cleanup_job.tally import Fate, whole_of
 from cleanup_job.waves import (
@@ -40,6 +40,10 @@ from cleanup_job.waves import (
     rehearsed,
     task_of,
 )
+
+
+class FindingsLostError(Exception):
+    """Findings were lost with their worker: the walk has to be made again."""
 
 
 class _Unfinished(Exception):  # noqa: N818 - it is no error
@@ -53,6 +57,7 @@ def judge_in_ranges(sweep: Sweep, shelf: Shelf, pool: Pool, surveyed: Surveyed) 
         None if the run is to end.
 
     Raises:
+        FindingsLostError: see there.
         ServerUnavailableError: workers die whatever they do.
     """
     findings = [found.shelved for found in surveyed.findings if found.shelved is not None]
@@ -77,14 +82,13 @@ def _cut(
 ) -> list[list[Ref]]:
     """Cut all findings; where the pieces of each range are."""
     refs = [found.ref for found in findings]
-    lost_slots = surveyed.target.uncovered
-    if not (bounds or lost_slots):
-        return [refs]
-    task = CutTask(sweep.schema, widths, tuple(bounds), lost_slots)
+    task = CutTask(sweep.schema, widths, tuple(bounds), surveyed.target.uncovered)
+    works = [Work(task, some) for some in shelf.together(refs)]
     pieces: list[list[Ref]] = [[] for _ in range(len(bounds) + 1)]
-    for done in _all(sweep, shelf, pool, cut, [Work(task, (ref,)) for ref in refs]):
+    for _, done in _all(sweep, shelf, pool, cut, works):
         for some, ref in zip(pieces, done.refs, strict=True):
             some.append(ref)
+    shelf.drop(refs)
     return pieces
 
 
@@ -111,14 +115,17 @@ def _judge(
             sweep.config.orphan_grace,
             sweep.show,
             not sweep.dry_run,
+            pool.is_far,
         )
 
     works = [
         Work(task(own), tuple(refs))
         for own, refs in zip(ranges_between(bounds), pieces, strict=True)
     ]
-    done = [*_all(sweep, shelf, pool, judge_range, works)]
-    done.sort(key=lambda one: one.work.task.own.first)
+    in_order = sorted(
+        _all(sweep, shelf, pool, judge_range, works), key=lambda one: one[0].task.own.first
+    )
+    done = [one for _, one in in_order]
     told: list[RangeJudged] = [one.told for one in done]
     late = frozenset[bytes]().union(*(one.late for one in told))
     tally = whole_of([one.tally for one in told], sweep.show)
@@ -128,27 +135,35 @@ def _judge(
         for info, ref in zip(one.told.portions, one.refs, strict=True)
         if not info.straddler or tally.straddling[info.straddler].fate is Fate.PLANNED
     ]
+    for some in pieces:
+        shelf.drop(some)
+    shelf.secure(ref for _, ref in portions)
     return Judged(tally, None, Scope(frozenset()), tuple(portions), late, len(told))
 
 
 def _all(
     sweep: Sweep, shelf: Shelf, pool: Pool, stage: ShelfStage, works: Sequence[Work]
-) -> Iterator[Done]:
+) -> Iterator[tuple[Work, Done]]:
     """All of these done, or none of it is worth anything.
 
     Raises:
+        FindingsLostError: what they need was lost with its worker.
         ServerUnavailableError: workers die whatever they do.
         _Unfinished: the run is to end.
     """
 
     def again(work: Work, runs: int) -> Work | None:
-        return work if runs < sweep.config.max_attempts and not sweep.watch.stopping() else None
+        if sweep.watch.stopping():
+            return None
+        if not shelf.has(work.refs):
+            raise FindingsLostError
+        return work if runs < sweep.config.max_attempts else None
 
     finished = 0
-    for done in shelf.map(stage, works, sweep.watch, again):
-        if done.told is not UNTRIED:
+    for work, done in map_works(shelf, pool, stage, works, sweep.watch, again):
+        if isinstance(done, Done):
             finished += 1
-            yield done
+            yield work, done
     if sweep.watch.stopping():
         raise _Unfinished
     if finished < len(works):
@@ -261,11 +276,10 @@ class _Purging:
 
     def _wave(self, works: Iterable[Work]) -> None:
         self._sweep.gauge.watch(server.endpoint for server in self._target.servers)
-        for done in self._shelf.map(purge_portion, works, self._watch, self._again):
-            if done.told is UNTRIED:
-                self._take([self._untried(done.work.task)])
-            else:
-                self._take(done.told)
+        for work, done in map_works(
+            self._shelf, self._pool, purge_portion, works, self._watch, self._again
+        ):
+            self._take([self._untried(work.task)] if done is UNTRIED else done.told)
 
     def _again(self, work: Work, runs: int) -> Work | None:
         """What is left of a lost portion, as long as it may run again."""

@@ -86,12 +86,17 @@ class CutTask(msgspec.Struct, frozen=True):
 
 
 def cut(task: CutTask, values: Iterator[Findings], pulse: Pulse) -> Left:
-    """The findings of one partition, cut into what is at home in each range."""
+    """The findings of some partitions, cut into what is at home in each range."""
     del pulse
-    found = next(values)
-    if task.lost_slots:
-        found = without_slots(found, task.schema, task.lost_slots)
-    return Left(None, pieces(found, task.schema, task.widths, task.bounds))
+    ranges: list[list[Findings]] = [[] for _ in range(len(task.bounds) + 1)]
+    for found in values:
+        if task.lost_slots:
+            found = without_slots(found, task.schema, task.lost_slots)
+        for parts, part in zip(
+            ranges, pieces(found, task.schema, task.widths, task.bounds), strict=True
+        ):
+            parts.append(part)
+    return Left(None, ranges)
 
 
 class RangeTask(msgspec.Struct, frozen=True):
@@ -101,6 +106,7 @@ class RangeTask(msgspec.Struct, frozen=True):
         uncovered: slots of which keys may have been missed.
         purges_orphans: they go too, if all of their keys are idle for `orphan_grace_s`.
         plans: somebody will execute the plan.
+        is_far: see `plan.portions`.
     """
 
     own: IdRange
@@ -113,6 +119,7 @@ class RangeTask(msgspec.Struct, frozen=True):
     orphan_grace_s: int
     show: int
     plans: bool
+    is_far: bool
 
 
 class PortionInfo(msgspec.Struct, frozen=True):
@@ -160,13 +167,13 @@ class RangeJudged(msgspec.Struct, frozen=True):
     late: frozenset[bytes]
 
 
-def judge_range(task: RangeTask, values: Iterator[Findings], pulse: Pulse) -> Left:
+def judge_range(task: RangeTask, values: Iterator[list[Findings]], pulse: Pulse) -> Left:
     """Who is what in a range of ids, and what will go.
 
     Raises:
         CleanupJobError: as `look_up` and `survey_idle` do.
     """
-    parts = [*values]
+    parts = [*chain.from_iterable(values)]
     verdicts = decide(parts, task.schema, task.uncovered, _guests(task, parts, pulse), task.widths)
     parts.clear()
     orphans = verdicts.orphan_ids()
@@ -192,7 +199,7 @@ def judge_range(task: RangeTask, values: Iterator[Findings], pulse: Pulse) -> Le
     if not task.plans:
         return Left(RangeJudged(tally, (), frozenset()))
     late = _late(verdicts)
-    left = [(portion, _info(portion, task.schema, wave)) for portion, wave in _portions(plan)]
+    left = [(portion, _info(portion, task.schema, wave)) for portion, wave in _portions(plan, task)]
     for name, one in apart.items():
         if one.fate is Fate.PLANNED:
             left += _portions_of_straddler(task, name, verdicts)
@@ -245,10 +252,10 @@ def _late(verdicts: Verdicts) -> frozenset[bytes]:
     return frozenset(verdicts.stale.ids[place] for place in guests & owners)
 
 
-def _portions(plan: Plan) -> Iterator[tuple[Portion, int]]:
-    for portion in portions(plan.lot, plan.batches):
+def _portions(plan: Plan, task: RangeTask) -> Iterator[tuple[Portion, int]]:
+    for portion in portions(plan.lot, plan.batches, is_far=task.is_far):
         yield portion, 0
-    for portion in portions(plan.last):
+    for portion in portions(plan.last, is_far=task.is_far):
         yield portion, 1
 
 

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from cleanup_job.errors import ShelfError
-from cleanup_job.model import UNTRIED, Pulse, Ref, Watch
-from cleanup_job.pool import Pool, map_again
+from cleanup_job.model import Pulse, Ref, Watch
+from cleanup_job.pool import Pool, run_again
 
 
 class Left(NamedTuple):
@@ -56,13 +56,12 @@ class Work(msgspec.Struct, frozen=True):
 class Done(NamedTuple):
     """What became of a work; `refs`: where the values are that it left, in their order."""
 
-    work: Work
     told: Any
     refs: tuple[Ref, ...] = ()
 
 
 class Shelf(Protocol):
-    """Where values stay."""
+    """Where values stay, and who works with them."""
 
     def ranges_for(self, names: int) -> int:
         """In how many ranges so many names are to be judged."""
@@ -70,27 +69,54 @@ class Shelf(Protocol):
     def has(self, refs: Iterable[Ref]) -> bool:
         """True if these values are still there."""
 
-    def map(
+    def together(self, refs: Sequence[Ref]) -> list[tuple[Ref, ...]]:
+        """These in groups that one task should have together, for it can, and at little cost."""
+
+    def drop(self, refs: Iterable[Ref]) -> None:
+        """Nobody needs these any more."""
+
+    def secure(self, refs: Iterable[Ref]) -> None:
+        """See to it that these are not lost with one worker."""
+
+    def map_works(
         self,
         stage: ShelfStage,
         works: Iterable[Work],
         watch: Watch,
-        again: Callable[[Work, int], Work | None],
         *,
         per_node: int | None = None,
-    ) -> Iterator[Done]:
-        """Each work as it is done; `told` is `UNTRIED` where it never began.
+    ) -> Iterator[tuple[Work, Any]]:
+        """Each work with its `Done`. In place of that, None and `UNTRIED` are as for `Pool.map`.
 
         Args:
             stage: what to do.
             works: with what.
             watch: is told of progress.
-            again: see `pool.map_again`.
             per_node: see `pool.Pool.map`.
 
         Raises:
             CleanupJobError: what the stage raised.
         """
+
+
+def map_works(
+    shelf: Shelf,
+    pool: Pool,
+    stage: ShelfStage,
+    works: Iterable[Work],
+    watch: Watch,
+    again: Callable[[Work, int], Work | None],
+    *,
+    per_node: int | None = None,
+) -> Iterator[tuple[Work, Any]]:
+    """As `Shelf.map_works`, but what was lost runs again, as with `pool.map_again`."""
+    return run_again(
+        pool,
+        lambda some, most: shelf.map_works(stage, some, watch, per_node=most),
+        works,
+        again,
+        per_node=per_node,
+    )
 
 
 class FileShelf:
@@ -109,22 +135,28 @@ class FileShelf:
         """As `Shelf.has`."""
         return all(Path(ref.place).exists() for ref in refs)
 
-    def map(
+    def together(self, refs: Sequence[Ref]) -> list[tuple[Ref, ...]]:
+        """As `Shelf.together`: one by one, so that few are in memory."""
+        return [(ref,) for ref in refs]
+
+    def drop(self, refs: Iterable[Ref]) -> None:
+        """As `Shelf.drop`. A file also has what others need."""
+
+    def secure(self, refs: Iterable[Ref]) -> None:
+        """As `Shelf.secure`. A file outlives whoever wrote it."""
+
+    def map_works(
         self,
         stage: ShelfStage,
         works: Iterable[Work],
         watch: Watch,
-        again: Callable[[Work, int], Work | None],
         *,
         per_node: int | None = None,
-    ) -> Iterator[Done]:
-        """As `Shelf.map`."""
+    ) -> Iterator[tuple[Work, Any]]:
+        """As `Shelf.map_works`."""
         run = _OnFiles(stage, str(self._folder))
-        for work, done in map_again(self._pool, run, works, watch, again, per_node=per_node):
-            if done is UNTRIED:
-                yield Done(work, UNTRIED)
-            else:
-                yield Done(work, *done)
+        for work, done in self._pool.map(run, works, watch, per_node=per_node):
+            yield work, Done(*done) if isinstance(done, tuple) else done
 
 
 @contextmanager

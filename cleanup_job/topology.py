@@ -46,6 +46,9 @@ KEYS_PER_PARTITION = 50_000
 """One partition's share at least. A partition overshoots its end by up to a page per lane
 (about 1,000 keys), so this keeps what is walked twice below some 4 %."""
 
+FAR_KEYS_PER_PARTITION = 250_000
+"""The same where a task costs messages between machines; it is walked in about a second."""
+
 KEYS_WORTH_A_PARTITION = 1_000
 """Below this a share is not worth a task of its own."""
 
@@ -618,12 +621,20 @@ def _count_slots(wire: Wire, server: Server) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def partitions(servers: Sequence[Server], workers: int) -> tuple[Partition, ...]:
+def partitions(
+    servers: Sequence[Server], workers: int, *, is_far: bool = False
+) -> tuple[Partition, ...]:
     """Cut the servers' keyspaces into shares of about the same size.
 
     At least one share per worker where there are keys enough.
+
+    Args:
+        servers: whose.
+        workers: how many walk them.
+        is_far: they are on other machines, where a share is better large.
     """
-    counts = _share_out([server.keys for server in servers], _cuttable(servers), workers)
+    each = FAR_KEYS_PER_PARTITION if is_far else KEYS_PER_PARTITION
+    counts = _share_out([server.keys for server in servers], _cuttable(servers), workers, each)
     return tuple(
         partition
         for server, count in zip(servers, counts, strict=True)
@@ -644,10 +655,10 @@ def _cuttable(servers: Sequence[Server]) -> list[int]:
     ]
 
 
-def _share_out(keys: Sequence[int], most: Sequence[int], workers: int) -> list[int]:
+def _share_out(keys: Sequence[int], most: Sequence[int], workers: int, each: int) -> list[int]:
     """How many shares each server gets, so that all shares are about the same size."""
     total = sum(keys)
-    wanted = max(workers, total // KEYS_PER_PARTITION, len(keys))
+    wanted = max(workers, total // each, len(keys))
     best: list[int] = []
     best_ratio = float("inf")
     for shares in range(wanted, 2 * wanted + 1):

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from cleanup_job.errors import ServerUnavailableError
 from cleanup_job.judge import Verdicts, decide
+from cleanup_job.model import WORKER_LOST
 from cleanup_job.plan import Plan, Scope, make_plan
 from cleanup_job.planned import plan_use_of, scope_of_run, write_plan
-from cleanup_job.pool import Pool
-from cleanup_job.ranged import judge_in_ranges
+from cleanup_job.pool import Pool, deaths_of
+from cleanup_job.ranged import FindingsLostError, judge_in_ranges
 from cleanup_job.sweep import Judged, Surveyed, Sweep
 from cleanup_job.tally import tally_of
-from cleanup_job.walks import stopped_since, young_orphans
+from cleanup_job.walks import stopped_since, walk_all, young_orphans
 
 if TYPE_CHECKING:
     from cleanup_job.plan_file import PlanFile
@@ -21,13 +23,40 @@ if TYPE_CHECKING:
 
 def judge_all(
     sweep: Sweep, pool: Pool, surveyed: Surveyed, by_plan: PlanFile | None, began_ms: int
+) -> tuple[Surveyed, Judged]:
+    """Who is what, and what will go of it; and the survey, which may have had to be made again.
+
+    Here and all at once, or in ranges, where the findings are.
+
+    Raises:
+        ServerUnavailableError: workers die whatever they do.
+    """
+    if sweep.shelf is None:
+        return surveyed, _judge_here(sweep, pool, surveyed, by_plan, began_ms)
+    for _ in range(sweep.config.max_attempts):
+        if surveyed.stopped:
+            break
+        try:
+            judged = judge_in_ranges(sweep, sweep.shelf, pool, surveyed)
+        except FindingsLostError:
+            surveyed = walk_all(sweep, pool, surveyed.target)
+            continue
+        if judged is None:
+            break
+        return surveyed, judged
+    else:
+        raise ServerUnavailableError(
+            f"workers were lost ({', '.join(deaths_of(pool))}) with what they had found, in each "
+            f"of {sweep.config.max_attempts} surveys; nothing was deleted",
+            WORKER_LOST,
+        )
+    surveyed = structs.replace(surveyed, findings=[])
+    return surveyed, _judge_here(sweep, pool, surveyed, by_plan, began_ms)
+
+
+def _judge_here(
+    sweep: Sweep, pool: Pool, surveyed: Surveyed, by_plan: PlanFile | None, began_ms: int
 ) -> Judged:
-    """Who is what, and what will go of it: here and all at once, or where the findings are."""
-    if sweep.shelf is not None and not surveyed.stopped:
-        judged = judge_in_ranges(sweep, sweep.shelf, pool, surveyed)
-        if judged is not None:
-            return judged
-        surveyed = structs.replace(surveyed, findings=[])
     verdicts = decide(surveyed.findings, sweep.schema, surveyed.uncovered)
     scope = scope_of_run(sweep, surveyed, verdicts, by_plan)
     plan = _plan(sweep, pool, surveyed, verdicts, scope)

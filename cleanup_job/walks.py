@@ -33,7 +33,7 @@ from cleanup_job.model import (
 )
 from cleanup_job.pool import Pool, deaths_of, map_again
 from cleanup_job.reduce import survey_and_keep
-from cleanup_job.shelf import Work
+from cleanup_job.shelf import Done, Work, map_works
 from cleanup_job.survey import survey, survey_idle, without_slots
 from cleanup_job.sweep import Surveyed, Sweep
 from cleanup_job.watch import ADVICE
@@ -139,7 +139,7 @@ def _walk(
 ) -> list[Findings | Broken]:
     """Walk these servers once, each in partitions if it has an order to cut by."""
     ready = [topology.confirmed(server) for server in servers]
-    partitions = topology.partitions(ready, pool.workers)
+    partitions = topology.partitions(ready, pool.workers, is_far=pool.is_far)
     wire.close_all()  # workers are forked at their first task, and no connection should exist then
     try:
         return _walk_partitions(sweep, pool, partitions, target)
@@ -198,14 +198,15 @@ def _surveyed(
         task = again(work.task, runs)
         return None if task is None else Work(task)
 
-    for done in sweep.shelf.map(
-        survey_and_keep, map(Work, tasks), sweep.watch, work_again, per_node=per_node
+    works = map(Work, tasks)
+    for work, done in map_works(
+        sweep.shelf, pool, survey_and_keep, works, sweep.watch, work_again, per_node=per_node
     ):
-        found = done.told
+        found = done.told if isinstance(done, Done) else done
         if isinstance(found, Findings) and found.shelved is not None:
             there = structs.replace(found.shelved, ref=done.refs[0])
             found = structs.replace(found, shelved=there)
-        yield done.work.task, found
+        yield work.task, found
 
 
 def _broken(partition: Partition, pool: Pool) -> Broken:
