@@ -245,12 +245,12 @@ class Dask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         elif address is not None and address.startswith("tls://"):
             if self.ca_file is None or self.cert_file is None:
                 yield "dask.scheduler: a tls:// address needs dask.ca_file and dask.cert_file"
+            for name in ("ca_file", "cert_file", "key_file"):
+                path = getattr(self, name)
+                if path is not None and not Path(path).is_file():
+                    yield f"dask.{name}: {path!r} is no file"
         elif self.ca_file or self.cert_file or self.key_file:
             yield "dask.ca_file: only a tls:// scheduler has use for certificates"
-        for name in ("ca_file", "cert_file", "key_file"):
-            path = getattr(self, name)
-            if path is not None and not Path(path).is_file():
-                yield f"dask.{name}: {path!r} is no file"
 
 
 _SCHEDULER = re.compile(r"(tcp|tls)://(\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]]+):[0-9]{1,5}", re.ASCII)
