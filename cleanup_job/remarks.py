@@ -70,11 +70,12 @@ def _plan_warnings(sweep: Sweep, judged: Judged) -> Iterator[Problem]:
 
 
 def _of_coordinators(tally: Tally) -> Iterator[Problem]:
-    for kind, count in ((Kind.UNREADABLE, tally.unreadable), (Kind.FUTURE, tally.future)):
+    for kind, code in ((Kind.UNREADABLE, "unreadable"), (Kind.FUTURE, "future")):
+        count = tally.unreadable if kind is Kind.UNREADABLE else tally.future
         if count:
-            message = f"{kind.value} heartbeats: their coordinators were kept"
+            message = f"{code} heartbeats: their coordinators were kept"
             names = _names(sample.coordinator_id for sample in tally.kept_as(kind))
-            yield Problem(kind.value, message, count, names)
+            yield Problem(code, message, count, names)
 
 
 def _of_orphans(sweep: Sweep, surveyed: Surveyed, tally: Tally) -> Iterator[Problem]:

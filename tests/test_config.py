@@ -111,10 +111,6 @@ class TestBadFields:
             ("dask: {scheduler: host}", "dask.scheduler: 'host' is no address; write tcp://host"),
             ("dask: {scheduler: tls://h:1}", "dask.scheduler: a tls:// address needs dask.ca_file"),
             ("dask: {ca_file: x}", "dask.ca_file: only a tls:// scheduler has use for"),
-            (
-                "dask: {scheduler: tls://h:1, ca_file: x, cert_file: /none}",
-                "dask.cert_file: '/none' is no file",
-            ),
         ],
     )
     def test_what_makes_no_sense_of_engines_and_memory(self, text: str, message: str) -> None:
