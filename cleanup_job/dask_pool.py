@@ -46,7 +46,7 @@ from cleanup_job.remote import (
     told_of,
     value_of,
 )
-from cleanup_job.shelf import Done, Left, ShelfStage, Work
+from cleanup_job.shelf import Done, Left, ShelfStage, Work, just
 from cleanup_job.throttle import Allowance
 from cleanup_job.turns import Turns
 
@@ -469,4 +469,4 @@ class _Plain:
 
     def __call__(self, task: Any, values: Iterator[Any], pulse: Pulse) -> Left:
         del values
-        return Left(self._stage(task, pulse))
+        return just(self._stage(task, pulse))

@@ -30,7 +30,7 @@ from msgspec import structs
 from cleanup_job import wire
 from cleanup_job.model import Findings, Outcome, Pulse, Timings
 from cleanup_job.pulse import Rests
-from cleanup_job.shelf import Left, ShelfStage
+from cleanup_job.shelf import ShelfStage
 from cleanup_job.throttle import UNLIMITED, Allowance
 
 IDENTITY = secrets.token_hex(8)
@@ -192,11 +192,12 @@ def carry_out(order: Order, *results: Any) -> Result:
     pulse = _RemotePulse(station)
     before_s = time.thread_time()
     try:
-        left: Left = order.stage(order.task, values, pulse)
+        left = order.stage(order.task, values, pulse)
+        kept = [*left.values]
+        told = _by_the_jobs_clock(left.told(), station.late_s)
     finally:
         station.end(pulse)
-    told = _by_the_jobs_clock(left.told, station.late_s)
-    return Result(told, time.thread_time() - before_s, left.values)
+    return Result(told, time.thread_time() - before_s, kept)
 
 
 def told_of(result: Result) -> tuple[Any, float, int]:
