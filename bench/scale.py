@@ -157,7 +157,7 @@ def cells(chosen: Sequence[str], workers: Sequence[int]) -> list[Cell]:
 def missing(engine: str) -> str | None:
     """Why an engine can't be measured here."""
     try:
-        validated(_converted({"engine": engine}))
+        validated(msgspec.convert({"engine": engine}, Config))
     except (ConfigError, msgspec.ValidationError):
         return "this version does not have it"
     if engine == "dask" and importlib.util.find_spec("distributed") is None:
@@ -165,7 +165,13 @@ def missing(engine: str) -> str | None:
     return None
 
 
-def _converted(content: Mapping[str, Any]) -> Config:
+def config_of(
+    where: Nodes, population: Population, engine: str, workers: int, *, loose: bool = False
+) -> Config:
+    """How these servers are swept."""
+    content: dict[str, Any] = {"redis": {"url": where.url}, "engine": engine, "workers": workers}
+    content |= {"keys": TAGGED} if population.tagged else {}
+    content |= {"max_block_ms": LOOSE_MS} if loose else {}
     return msgspec.convert(content, Config)
 
 
@@ -239,10 +245,11 @@ def sweep(setting: Setting, cell: Cell) -> Run:
     """
     live = setting.seeder.seed()
     before = setting.nodes.work()
-    config = {"redis": {"url": setting.nodes.url}, "engine": cell.engine, "workers": cell.workers}
-    config |= {"keys": TAGGED} if setting.population.tagged else {}
-    config |= {"max_block_ms": LOOSE_MS} if setting.loose else {}
-    command = [sys.executable, "-m", "bench.clients.phases", json.dumps(config)]
+    config = config_of(
+        setting.nodes, setting.population, cell.engine, cell.workers, loose=setting.loose
+    )
+    text = msgspec.json.encode(config).decode()
+    command = [sys.executable, "-m", "bench.clients.phases", text]
     done = measure([*command, "--dry-run"] if setting.dry_run else command, TIMEOUT_S)
     work = setting.nodes.work().since(before)
     if done.failure:

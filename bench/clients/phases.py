@@ -44,7 +44,7 @@ class _Notes(Observer):
 
 def main() -> int:
     """Exit code 0 if there is a report."""
-    config = msgspec.convert(json.loads(sys.argv[1]), Config)
+    config = msgspec.json.decode(sys.argv[1], type=Config)
     notes = _Notes()
     gc.disable()  # as the command does
     before_s = process_time()
