@@ -113,30 +113,31 @@ class Setting:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 if every sweep left what it should, 1 if not, 2 for usage; never how fast."""
-    arguments = _parser().parse_args(argv)
-    return cli.supervised("bench.scale", lambda: _run(arguments))
+    arguments = parser().parse_args(argv)
+    return cli.supervised("bench.scale", lambda: measured(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
         prog="python -m bench.scale",
         description="A cluster of 12 primaries, swept by 1, 2 and 4 workers.",
     )
-    parser.add_argument("--coordinators", type=cli.positive, default=100_000, metavar="N")
-    parser.add_argument(
+    options.add_argument("--coordinators", type=cli.positive, default=100_000, metavar="N")
+    options.add_argument(
         "--primaries", type=cli.positive, default=12, metavar="N", help="1 is no cluster"
     )
-    parser.add_argument("--workers", type=cli.sizes, default=[1, 2, 4], metavar="N,N")
-    parser.add_argument("--engines", type=engines, default=["processes", "dask"], metavar="NAME,…")
-    parser.add_argument("--tagged", action="store_true", help="ids are hash tags")
-    parser.add_argument("--unrelated", type=cli.count, default=0, metavar="N", help="others' keys")
-    parser.add_argument("--dry-run", action="store_true", help="survey and judge only")
-    parser.add_argument("--loose", action="store_true", help="max_block_ms out of the way")
-    parser.add_argument("--server", choices=NAMES, default=DEFAULT)
-    parser.add_argument("--rounds", type=cli.positive, default=3, metavar="N")
-    parser.add_argument("--quick", action="store_true", help="10,000 coordinators, one round")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    return parser
+    options.add_argument("--workers", type=cli.sizes, default=[1, 2, 4], metavar="N,N")
+    options.add_argument("--engines", type=engines, default=["processes", "dask"], metavar="NAME,…")
+    options.add_argument("--tagged", action="store_true", help="ids are hash tags")
+    options.add_argument("--unrelated", type=cli.count, default=0, metavar="N", help="others' keys")
+    options.add_argument("--dry-run", action="store_true", help="survey and judge only")
+    options.add_argument("--loose", action="store_true", help="max_block_ms out of the way")
+    options.add_argument("--server", choices=NAMES, default=DEFAULT)
+    options.add_argument("--rounds", type=cli.positive, default=3, metavar="N")
+    options.add_argument("--quick", action="store_true", help="10,000 coordinators, one round")
+    options.add_argument("--json", type=Path, metavar="FILE")
+    return options
 
 
 def engines(text: str) -> list[str]:
@@ -175,7 +176,8 @@ def config_of(
     return msgspec.convert(content, Config)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def measured(arguments: argparse.Namespace) -> int:
+    """Measure, print, and write; returns the exit code."""
     if arguments.quick:
         arguments.coordinators, arguments.rounds = min(arguments.coordinators, 10_000), 1
     chosen = []
