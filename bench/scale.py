@@ -90,6 +90,11 @@ class Run:
     phases: Mapping[str, Cost]
     commands: Mapping[str, tuple[int, float]]
 
+    @property
+    def elsewhere_s(self) -> float:
+        """CPU of the job outside of its phases: looks at the servers, and the report."""
+        return self.job_s - sum(cost.job_s for cost in self.phases.values())
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -345,7 +350,7 @@ def costs(runs: Mapping[Cell, Sequence[Run]], population: Population) -> list[st
         (
             "µs of CPU",
             *("survey: servers", "job", "workers", "judge: job"),
-            *("purge: servers", "job", "workers", "per key"),
+            *("purge: servers", "job", "workers", "else: job", "per key"),
         )
     ]
     for cell, some in runs.items():
@@ -353,13 +358,15 @@ def costs(runs: Mapping[Cell, Sequence[Run]], population: Population) -> list[st
             survey = [_phase(some, "survey", of) for of in ("servers_s", "job_s", "workers_s")]
             judge = [_phase(some, "judge", "job_s")]
             purge = [_phase(some, "purge", of) for of in ("servers_s", "job_s", "workers_s")]
+            other = median(run.elsewhere_s for run in some)
             rows.append(
                 (
                     cell.title,
                     *(_micros(seconds, population.keys) for seconds in survey),
                     *(_micros(seconds, population.matching) for seconds in judge),
                     *(_micros(seconds, population.stale_keys) for seconds in purge),
-                    "walked, matched, deleted",
+                    _micros(other, population.keys),
+                    "walked, matched, deleted, walked",
                 )
             )
     return [*aligned(rows), "", *_commands(runs, population)]
