@@ -296,7 +296,11 @@ def faults(setting: Setting, report: Mapping[str, Any], live: Mapping[str, str])
         for name, (wanted, found) in expected.items()
         if found != wanted
     ]
-    return wrong if nodes.untouched(setting.nodes, live) else [*wrong, "live ones touched"]
+    if not nodes.untouched(setting.nodes, live):
+        wrong.append("live ones touched")
+    # Why, in the report's own words.
+    told = [*report["errors"], *report["warnings"]] if wrong else []
+    return [*wrong, *(f"{problem['code']}: {problem['message']}" for problem in told)]
 
 
 def _cost(setting: Setting, told: Mapping[str, Any], name: str) -> Cost:
