@@ -103,6 +103,8 @@ class _Station:
 
     def hear(self, word: Word) -> None:
         now_s = time.monotonic()
+        if self.word is not None and word.sent_s < self.word.sent_s:
+            return
         self.late_s = min(self.late_s, now_s - word.sent_s)
         until_s = min(word.sent_s + word.silence_s, word.holds_until_s) + self.late_s
         self.word, self.until_s = word, until_s
@@ -165,12 +167,14 @@ class Order(msgspec.Struct, frozen=True):
 
     Attributes:
         number: which no other order of the run has.
+        word: the last one, since it may be on its way while the order is not.
         picks: which of each result's values the task needs; None where it is the value itself.
     """
 
     run_id: str
     identity: str
     number: int
+    word: Word
     stage: ShelfStage
     task: Any
     picks: tuple[int | None, ...] = ()
@@ -185,6 +189,7 @@ def carry_out(order: Order, *results: Any) -> Result:
     station = _stations.get(order.run_id)
     if station is None or order.identity != IDENTITY or not _begins(station, order.number):
         return Result(NotBegun(), 0.0)
+    station.hear(order.word)
     values = (
         result if pick is None else result.values[pick]
         for result, pick in zip(results, order.picks, strict=True)
