@@ -34,7 +34,13 @@ from cleanup_job.errors import (
     ServerRefusedError,
     ServerUnavailableError,
 )
-from cleanup_job.model import Endpoint, OwnSecret, Secret, Timings, Tls
+from cleanup_job.model import (
+    Endpoint,
+    OwnSecret,
+    Secret,
+    Tls,
+)
+from cleanup_job.timings import FEW, Timings, condensed
 from cleanup_job.urls import parse_url
 
 CONNECT_TIMEOUT_S = 5.0
@@ -159,7 +165,10 @@ class Wire:
         # With several requests in flight the server starts on one when it is done with the
         # one before, so its own time is counted from there.
         took_s = now - max(sent_at, self._last_reply_at)
-        self.timings.setdefault(command, []).extend((now, took_s))
+        stamped = self.timings.setdefault(command, [])
+        stamped.extend((now, took_s, 1.0))
+        if len(stamped) > FEW:
+            self.timings[command] = condensed(stamped)
         # If most of that time went to something else, such as other servers, it tells nothing.
         has_waited = now - waiting_since >= took_s / 2
         self.last_s = max(0.0, took_s - self.latency_s) if has_waited else None
