@@ -87,6 +87,17 @@ class Pattern:
         return plain and self.after == (None,)
 
     @property
+    def _is_tagged_exact(self) -> bool:
+        """True for `prefix:{{id}}`."""
+        return self.tagged and not (self.after or self.anywhere or None in self.before)
+
+    @property
+    def _is_tagged_leading(self) -> bool:
+        """True for `prefix:{{id}}:*`."""
+        plain = self.tagged and not (self.anywhere or None in self.before)
+        return plain and self.after == (None,)
+
+    @property
     def _is_anywhere(self) -> bool:
         """True for `prefix:*{id}*`."""
         return self.anywhere and not (self.tagged or self.after or None in self.before)
@@ -196,6 +207,10 @@ class Pattern:
             return _tails(keys, start)
         if self._is_leading and set(widths) == {1}:
             return [key[start : key.index(SEPARATOR, start)] for key in keys]
+        if self._is_tagged_exact:
+            return _between(keys, start)
+        if self._is_tagged_leading and set(widths) == {1}:
+            return _between([key[: key.index(SEPARATOR, start)] for key in keys], start)
         return None
 
     def reader(self, widths: Collection[int]) -> Reader:
@@ -321,6 +336,11 @@ def slot_of(key: bytes) -> int:
 def _tails(keys: Iterable[bytes], start: int) -> list[bytes]:
     """What follows behind `start`; in C, since it is done for every key."""
     return [*map(itemgetter(slice(start, None)), keys)]
+
+
+def _between(keys: Iterable[bytes], start: int) -> list[bytes]:
+    """What stands between `start` and a closing brace at the end; nothing where there is none."""
+    return [key[start:-1] if key[-1:] == b"}" else b"" for key in keys]
 
 
 def _untagged(candidate: bytes) -> bytes:

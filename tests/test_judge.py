@@ -7,9 +7,10 @@ from itertools import zip_longest
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from cleanup_job import judge
-from cleanup_job.config import Config
+from cleanup_job.config import Config, Keys
 from cleanup_job.cursors import Order
 from cleanup_job.judge import (
     EARLIEST_MS,
@@ -21,7 +22,7 @@ from cleanup_job.judge import (
     is_as_judged,
     judge_heartbeat,
 )
-from cleanup_job.keyspace import slot_of
+from cleanup_job.keyspace import Pattern, slot_of
 from cleanup_job.model import Findings, Kind, Partition, Rule, Sample, StaleRun, length_of
 
 NOW = 1_760_000_000_000
@@ -343,3 +344,29 @@ def test_ranges_of_any_size_come_to_the_same(
         assert {name: sorted(keys) for name, keys in some.items()} == {
             name: sorted(keys) for name, keys in all_at_once.items()
         }
+
+
+TAGGED = Config(
+    keys=Keys(
+        heartbeat="blocking:heartbeat:{{id}}",
+        owned={"signal": "blocking:signal:{{id}}", "ack": "blocking:ack:{{id}}:*"},
+    )
+).schema()
+
+
+@given(st.data())
+def test_tagged_keys_are_judged_alike_the_quick_way_and_the_slow(data: st.DataObject) -> None:
+    ids = st.sampled_from([b"a", b"b", b"a0", b"a:b", b"}", b"{a"])
+    signals = data.draw(st.lists(ids.map(b"blocking:signal:{%b}".__mod__)))
+    acks = data.draw(st.lists(ids.map(b"blocking:ack:{%b}:s1".__mod__)))
+    dead = sorted(data.draw(st.sets(ids)))
+    survey = structs.replace(
+        found(live=[b"b"], stale=[name for name in dead if name != b"b"]),
+        owned=[[sorted(signals)], [sorted(acks)]],
+    )
+    quick = decide([survey], TAGGED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pattern, "only_ids", lambda *_: None)
+        slow = decide([survey], TAGGED)
+    assert of_owners(quick) == of_owners(slow)
+    assert (quick.orphans, quick.matched) == (slow.orphans, slow.matched)
