@@ -7,12 +7,12 @@ it. What is left is the next call of `lua/purge.lua`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
 from itertools import repeat
 
-from cleanup_job.keyspace import named_among, widths_of
+from cleanup_job.keyspace import Pattern, named_among, widths_of
 from cleanup_job.model import ABSENT, Batch, Schema
 from cleanup_job.prints import Prints
 
@@ -134,17 +134,25 @@ class Attempt:
         """
         places = {name: place for place, name in enumerate(self.batch.guard_ids)}
         widths = widths_of(places)
-        orphaned = self.batch.is_of_orphans
         return [
-            [
-                tuple(
-                    places[name]
-                    for name in named_among(pattern, key, places, widths, orphaned=orphaned)
-                )
-                for key in keys
-            ]
+            self._needs_of(pattern, keys, places, widths)
             for (_, pattern), keys in zip(self.schema.owned, self.batch.keys, strict=True)
         ]
+
+    def _needs_of(
+        self,
+        pattern: Pattern,
+        keys: Sequence[bytes],
+        places: Mapping[bytes, int],
+        widths: Collection[int],
+    ) -> list[tuple[int, ...]]:
+        """The same for the keys of one family."""
+        only = pattern.only_ids(keys, widths)
+        if only is not None:
+            return [(places[name],) if name in places else () for name in only]
+        orphaned = self.batch.is_of_orphans
+        named = (named_among(pattern, key, places, widths, orphaned=orphaned) for key in keys)
+        return [tuple(places[name] for name in names) for names in named]
 
     def drop_touched(self, places: Iterable[int]) -> None:
         """An orphan of which one key was touched keeps all of them; `places` are of `keys`."""
