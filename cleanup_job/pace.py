@@ -1,4 +1,4 @@
-"""How large the next command may be (pure).
+"""How large the next command may be, and how many may be in flight (pure).
 
 A command's size, SCAN's COUNT or the keys of a script call, follows the time that the last ones
 took towards `max_block_ms`: so a server that is slow, or busy with others, gets smaller commands
@@ -7,6 +7,11 @@ by itself, and everybody else waits no longer for ours.
 The time is seen from here (see `Wire.receive`): from the last reply to this one, less the
 connection's latency. Only replies that had to be waited for count. One that was there already says
 nothing of the server, since this process was busy; and then it is the server that waits.
+
+In flight are two commands where the server is near: it works on one while we read the reply of the
+other. A server that is far away idles unless it also has what it can do in the time that is spent
+on the way. `depth_of` is the one rule for that. It grows with the way and with nothing else: what
+is beyond it makes nothing quicker, and waits at the server, where everybody else waits behind it.
 """
 
 from __future__ import annotations
@@ -50,3 +55,69 @@ class Pace:
         key_ms = min(self._key_ms)
         fits = self.max_block_ms / key_ms if key_ms else self.most
         self.size = int(max(SMALLEST, min(fits, self.size * MOST_GROWTH, self.most)))
+
+
+HICCUP = 4
+"""Longer than so many times the usual, and something was held up: it counts as this much."""
+
+WEIGHT = 1 / 8
+"""Of the last of the times in their mean: some ten of them say how quick it is at present."""
+
+
+def depth_of(latency_s: float, each_s: float, least: int, most: int) -> int:
+    """How many to have in flight, so that neither side waits for the way.
+
+    Args:
+        latency_s: how long a request and its reply are on the way.
+        each_s: how long the slower side takes for one.
+        least: as many as a server needs that is near.
+        most: never more than so many, even on the longest way.
+    """
+    if latency_s <= 0:
+        return least
+    if latency_s >= each_s * (most - least):
+        return most
+    return least + int(latency_s / each_s)
+
+
+class Depth:
+    """How many requests of one kind, or keys, may be in flight at the moment.
+
+    It grows towards what `depth_of` says by one in the time that one takes. All at once would be
+    a flood: a server that gets fifty pages to read in one piece answers nobody else meanwhile.
+
+    Attributes:
+        each_s: how long one takes, by the mean; at first a guess that is rather too long.
+        most: as for `depth_of`; it may be changed.
+    """
+
+    def __init__(self, least: int, most: int, each_s: float) -> None:
+        self.least = least
+        self.most = most
+        self.each_s = each_s
+        self._level = float(least)
+        self._seen_at_s: float | None = None
+
+    def took(self, count: int, seconds: float) -> None:
+        """So many came, this long after the ones before them or after they could have come."""
+        each_s = min(seconds / max(1, count), HICCUP * self.each_s)
+        self.each_s += (each_s - self.each_s) * WEIGHT
+
+    def wanted(self, latency_s: float) -> int:
+        """How many it is to be."""
+        return depth_of(latency_s, self.each_s, self.least, max(self.least, self.most))
+
+    def now(self, latency_s: float, now_s: float) -> int:
+        """How many may be in flight now. From one call to the next it grows by `least` at most."""
+        wanted = self.wanted(latency_s)
+        if self._seen_at_s is not None and self._level < wanted:
+            grown = (now_s - self._seen_at_s) / self.each_s if self.each_s else self.least
+            self._level += max(0.0, min(grown, self.least))
+        self._level = min(self._level, wanted)
+        self._seen_at_s = now_s
+        return int(self._level)
+
+    def restart(self) -> None:
+        """Nothing is in flight any more: it grows anew."""
+        self._level = float(self.least)
+        self._seen_at_s = None

@@ -46,6 +46,13 @@ KEYS_PER_PARTITION = 50_000
 """One partition's share at least. A partition overshoots its end by up to a page per lane
 (about 1,000 keys), so this keeps what is walked twice below some 4 %."""
 
+MOST_KEYS_PER_S = 1_000_000
+"""About what a walk can do. A partition begins and ends with waiting for the way to the server, so
+it is to last for `ROUND_TRIPS` of them at least."""
+
+ROUND_TRIPS = 50
+"""What these two or three are then is a few per cent of the partition."""
+
 KEYS_WORTH_A_PARTITION = 1_000
 """Below this a share is not worth a task of its own."""
 
@@ -262,6 +269,7 @@ def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Serv
             f"{wire.endpoint.address} answers DBSIZE with no number: no Redis or Valkey server",
             "not_redis",
         )
+    clock_ahead_ms, latency_s = _clock_ahead_ms(wire)
     server = Server(
         endpoint=wire.endpoint,
         product=product,
@@ -273,7 +281,8 @@ def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Serv
         tracks_idle_time="lfu" not in info.get("maxmemory_policy", "noeviction"),
         cpu_s=_cpu_s(info),
         used_memory=int(info.get("used_memory", 0)),
-        clock_ahead_ms=_clock_ahead_ms(wire),
+        clock_ahead_ms=clock_ahead_ms,
+        latency_s=latency_s,
     )
     if node is not None:
         server = structs.replace(
@@ -303,12 +312,17 @@ def _order(product: str, version: str, *, clustered: bool) -> Order:
     return Order.REVERSED
 
 
-def _clock_ahead_ms(wire: Wire) -> int:
-    """The server's clock less ours. It was read at some instant between our two readings."""
+def _clock_ahead_ms(wire: Wire) -> tuple[int, float]:
+    """The server's clock less ours, and how long it took to ask.
+
+    It was read at some instant between our two readings.
+    """
     before_ms = time.time_ns() // 1_000_000
+    started = time.perf_counter()
     server_ms = _read_clock_ms(wire)
+    took_s = time.perf_counter() - started
     after_ms = time.time_ns() // 1_000_000
-    return min(0, server_ms - before_ms) or max(0, server_ms - after_ms)
+    return min(0, server_ms - before_ms) or max(0, server_ms - after_ms), took_s
 
 
 def _cpu_s(info: dict[str, str]) -> float:
@@ -623,7 +637,9 @@ def partitions(servers: Sequence[Server], workers: int) -> tuple[Partition, ...]
 
     At least one share per worker where there are keys enough.
     """
-    counts = _share_out([server.keys for server in servers], _cuttable(servers), workers)
+    way_s = max((server.latency_s for server in servers), default=0.0)
+    each = max(KEYS_PER_PARTITION, int(way_s * ROUND_TRIPS * MOST_KEYS_PER_S))
+    counts = _share_out([server.keys for server in servers], _cuttable(servers), workers, each)
     return tuple(
         partition
         for server, count in zip(servers, counts, strict=True)
@@ -644,10 +660,12 @@ def _cuttable(servers: Sequence[Server]) -> list[int]:
     ]
 
 
-def _share_out(keys: Sequence[int], most: Sequence[int], workers: int) -> list[int]:
+def _share_out(
+    keys: Sequence[int], most: Sequence[int], workers: int, each: int = KEYS_PER_PARTITION
+) -> list[int]:
     """How many shares each server gets, so that all shares are about the same size."""
     total = sum(keys)
-    wanted = max(workers, total // KEYS_PER_PARTITION, len(keys))
+    wanted = max(workers, total // each, len(keys))
     best: list[int] = []
     best_ratio = float("inf")
     for shares in range(wanted, 2 * wanted + 1):

@@ -41,6 +41,10 @@ outlast somebody else's slow script or a disk that stalls the server."""
 LATENCY_PROBES = 3
 """The least of them counts: one may have to wait for somebody else's command."""
 
+LONG_WAY_S = 0.005
+"""A way that takes longer is asked about once: what somebody else's command adds is little beside
+it, and three round trips are not."""
+
 Reply = Any
 """What the server answered, an error of it, or a `WireLostError` if no answer came."""
 
@@ -59,6 +63,8 @@ class Wire:
 
     Attributes:
         latency_s: the least that a reply takes, if `measure_latency` was called.
+        apart_s: how long after the one before it the last reply came, or after it could have come.
+            That is the work of whoever is slower, the server or we; the way is not in it.
         last_s: how long the server took for the last reply, beyond that; None if nobody can tell,
             since the reply was there before we had time for it.
     """
@@ -78,7 +84,9 @@ class Wire:
         self.timings: Timings = {}
         self._in_flight: deque[tuple[str, float, Handler]] = deque()
         self._last_reply_at = 0.0
+        self._waiting_since = 0.0
         self.last_s: float | None = None
+        self.apart_s = 0.0
         self.latency_s = 0.0
         self.is_lost = False
         timeout_s = REPLY_TIMEOUT_S if reply_timeout_s is None else reply_timeout_s
@@ -103,10 +111,12 @@ class Wire:
         """Of the socket, to wait for several at once."""
         return int(self._connection._sock.fileno())  # noqa: SLF001 - redis-py has no other way
 
-    def can_receive(self) -> bool:
-        """True if a reply, or the connection's end, has arrived."""
+    def can_receive(self, timeout_s: float = 0.0) -> bool:
+        """True if a reply (or its beginning), or the connection's end, has arrived or does so."""
+        if timeout_s and not self._waiting_since:
+            self._waiting_since = perf_counter()
         try:
-            return bool(self._connection.can_read(timeout=0))
+            return bool(self._connection.can_read(timeout=timeout_s))
         except (redis.RedisError, OSError):
             return True
 
@@ -136,7 +146,7 @@ class Wire:
 
     def receive(self) -> None:
         """Wait for the next reply and hand it to its `then`."""
-        waiting_since = perf_counter()
+        waiting_since, self._waiting_since = self._waiting_since or perf_counter(), 0.0
         try:
             reply = self._connection.read_response(disable_decoding=True)
         except redis.exceptions.BusyLoadingError as error:
@@ -153,9 +163,13 @@ class Wire:
         # one before, so its own time is counted from there.
         took_s = now - max(sent_at, self._last_reply_at)
         self.timings.setdefault(command, []).extend((now, took_s))
+        if self.latency_s:
+            # Nothing is quicker than the way. So what was measured on a bad day gets better.
+            self.latency_s = min(self.latency_s, now - sent_at)
+        self.apart_s = now - max(sent_at + self.latency_s, self._last_reply_at)
         # If most of that time went to something else, such as other servers, it tells nothing.
-        has_waited = now - waiting_since >= took_s / 2
-        self.last_s = max(0.0, took_s - self.latency_s) if has_waited else None
+        has_waited = now - waiting_since >= self.apart_s / 2
+        self.last_s = self.apart_s if has_waited else None
         self._last_reply_at = now
         then(reply)
 
@@ -196,6 +210,8 @@ class Wire:
             self.send("TIME", then=_ignore)
             self.drain()
             took_s.append(perf_counter() - started)
+            if took_s[-1] > LONG_WAY_S:
+                break
         self.latency_s = min(took_s)
 
     def take_timings(self) -> Timings:
