@@ -26,7 +26,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from cleanup_job import wire as wires
-from cleanup_job.cursors import Lane, Order, cut_by_weight, cut_evenly, end_of, place_of
+from cleanup_job.cursors import Lane, Order, cursor_at, cut_by_weight, cut_evenly, end_of, place_of
 from cleanup_job.errors import CleanupJobError, ServerRefusedError, ServerUnavailableError
 from cleanup_job.keyspace import SLOTS
 from cleanup_job.model import (
@@ -40,7 +40,7 @@ from cleanup_job.model import (
     Target,
 )
 from cleanup_job.routes import standalone
-from cleanup_job.wire import Wire
+from cleanup_job.wire import Reply, Wire
 
 KEYS_PER_PARTITION = 50_000
 """One partition's share at least. A partition overshoots its end by up to a page per lane
@@ -63,8 +63,9 @@ Python reads the other."""
 EVEN_ENOUGH = 1.1
 """The largest partition may hold so many times the mean; more partitions are tried to get there."""
 
-PROBE_PAGES = 8
-"""Cursors that the probe looks at. Eight in ascending order by chance: 1 in 40,320."""
+PROBES = 16
+"""Places that the probe looks at, evenly over the line and all at once. That each has the next one
+behind it by chance: 16! in 16^16, one in a million."""
 
 PATIENCE_S = 20.0
 """How long to wait for a cluster that fails over: the default cluster-node-timeout is 15 s."""
@@ -217,7 +218,11 @@ def clock_ms(server: Server) -> int:
 
 
 def _read_clock_ms(wire: Wire) -> int:
-    seconds, micros = wire.ask("TIME")
+    return _milliseconds(wire.ask("TIME"))
+
+
+def _milliseconds(clock: Reply) -> int:
+    seconds, micros = clock
     return int(seconds) * 1000 + int(micros) // 1000
 
 
@@ -263,13 +268,14 @@ def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Serv
             "replica",
         )
     product, version = _product(info)
-    keys = wire.ask("DBSIZE")
+    before_ms, started = time.time_ns() // 1_000_000, time.perf_counter()
+    keys, clock = wire.ask_all((("DBSIZE",), ""), (("TIME",), ""))
+    latency_s = time.perf_counter() - started
     if not isinstance(keys, int):
         raise ServerRefusedError(
             f"{wire.endpoint.address} answers DBSIZE with no number: no Redis or Valkey server",
             "not_redis",
         )
-    clock_ahead_ms, latency_s = _clock_ahead_ms(wire)
     server = Server(
         endpoint=wire.endpoint,
         product=product,
@@ -281,7 +287,7 @@ def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Serv
         tracks_idle_time="lfu" not in info.get("maxmemory_policy", "noeviction"),
         cpu_s=_cpu_s(info),
         used_memory=int(info.get("used_memory", 0)),
-        clock_ahead_ms=clock_ahead_ms,
+        clock_ahead_ms=_clock_ahead_ms(before_ms, _milliseconds(clock)),
         latency_s=latency_s,
     )
     if node is not None:
@@ -312,17 +318,10 @@ def _order(product: str, version: str, *, clustered: bool) -> Order:
     return Order.REVERSED
 
 
-def _clock_ahead_ms(wire: Wire) -> tuple[int, float]:
-    """The server's clock less ours, and how long it took to ask.
-
-    It was read at some instant between our two readings.
-    """
-    before_ms = time.time_ns() // 1_000_000
-    started = time.perf_counter()
-    server_ms = _read_clock_ms(wire)
-    took_s = time.perf_counter() - started
+def _clock_ahead_ms(before_ms: int, server_ms: int) -> int:
+    """The server's clock less ours. It was read at some instant between our two readings."""
     after_ms = time.time_ns() // 1_000_000
-    return min(0, server_ms - before_ms) or max(0, server_ms - after_ms), took_s
+    return min(0, server_ms - before_ms) or max(0, server_ms - after_ms)
 
 
 def _cpu_s(info: dict[str, str]) -> float:
@@ -607,15 +606,18 @@ def confirmed(server: Server) -> Server:
 
 def _has_order(wire: Wire, server: Server) -> bool:
     own = server.slot_set() | {slot for slot, _ in server.importing}
-    cursor = place = 0
-    for _ in range(PROBE_PAGES):
-        cursor = int(wire.ask("SCAN", str(cursor), "COUNT", "1")[0])
-        if cursor == 0:
-            return True
+    places = cut_evenly(PROBES)[:-1]
+    if server.order is Order.SLOTS:
+        places = cut_by_weight([slot in own for slot in range(SLOTS)], PROBES)[:-1]
+    cursors = [str(cursor_at(server.order, place)) for place in places]
+    replies = wire.ask_all(*((("SCAN", cursor, "COUNT", "1"), "") for cursor in cursors))
+    for place, (reply, _) in zip(places, replies, strict=True):
+        cursor = int(reply)
+        if cursor == 0:  # nothing is behind it
+            continue
         if server.order is Order.SLOTS and cursor % SLOTS not in own:
             return False
-        previous, place = place, place_of(server.order, cursor)
-        if place <= previous:
+        if place_of(server.order, cursor) <= place:
             return False
     return True
 

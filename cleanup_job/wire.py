@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from threading import get_ident
 from time import perf_counter
@@ -49,6 +49,9 @@ Reply = Any
 """What the server answered, an error of it, or a `WireLostError` if no answer came."""
 
 Handler = Callable[[Reply], None]
+
+Question = tuple[Sequence[bytes | str], str]
+"""A request, and the rule that gives access to its keys, for an error to name."""
 
 
 class WireLostError(ServerUnavailableError):
@@ -189,13 +192,23 @@ class Wire:
             WireLostError: if the connection broke.
             CleanupJobError: what `refusal` makes of an error reply.
         """
+        return self.ask_all((words, keys))[0]
+
+    def ask_all(self, *questions: Question) -> list[Reply]:
+        """Send several requests in one go, and wait for all of them.
+
+        Raises:
+            WireLostError: if the connection broke.
+            CleanupJobError: what `refusal` makes of the first error reply.
+        """
         replies: list[Reply] = []
-        self.send(*words, then=replies.append)
+        for words, _ in questions:
+            self.send(*words, then=replies.append)
         self.drain()
-        command = str(words[0])
-        if command in _CONTAINERS:
-            command = f"{command} {words[1]!s}"
-        return accept(command, replies[-1], self.endpoint, keys)
+        return [
+            accept(_full_name(words), reply, self.endpoint, keys)
+            for (words, keys), reply in zip(questions, replies, strict=True)
+        ]
 
     def measure_latency(self) -> None:
         """Find out how long a reply takes that costs the server nothing, once per connection.
@@ -247,6 +260,11 @@ class Wire:
 
 _CONTAINERS = ("CLUSTER", "OBJECT", "SCRIPT", "SENTINEL")
 """Commands that are nothing without a subcommand, which has a right of its own."""
+
+
+def _full_name(words: Sequence[bytes | str]) -> str:
+    command = str(words[0])
+    return f"{command} {words[1]!s}" if command in _CONTAINERS else command
 
 
 def _ignore(_: Reply) -> None:
