@@ -149,6 +149,7 @@ def delayed(port: int, delay_ms: float) -> Iterator[int]:
 
 
 def main(port: str, delay_ms: str) -> None:
+    """Print where it listens, and delay."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
     with socket.create_server(("127.0.0.1", 0)) as listener:

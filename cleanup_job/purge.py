@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import compress
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import redis
@@ -59,7 +60,7 @@ from cleanup_job.model import (
     PurgeTask,
     printable,
 )
-from cleanup_job.pace import Pace
+from cleanup_job.pace import LARGEST_MS, Depth, Pace
 from cleanup_job.prints import Prints
 from cleanup_job.remains import remains_of
 from cleanup_job.routes import Router
@@ -76,11 +77,16 @@ closed it, and a batch must not be lost with it."""
 KEYS_IN_FLIGHT = 600
 """Another batch is begun while no more keys than this are under way for each server: two batches
 of the usual size, so that a server works on one while Python packs the next; many of the small
-ones that slots make."""
+ones that slots make. Where a server is far away it is as many more as `pace.Depth` says."""
+
+MOST_KEYS_IN_FLIGHT = 40_000
+"""For each server, however far it is: 100 ms of what one can do. All of it has to come back before
+a stop or a pause begins, and all of it is `unknown` or `failed` if the connection breaks; so
+that is some tenth of a second of work, and a part of a large sweep only."""
 
 KEYS_OPEN_WITH_JOURNAL = 8_000
-"""The same with a journal, for which most batches wait: enough for what a server dumps and deletes
-while a disk writes, and few enough that a stop does not concern many."""
+"""As the first, with a journal, for which most batches wait: enough for what a server dumps and
+deletes while a disk writes, and few enough that a stop does not concern many."""
 
 MOST_LOADS = 10
 """How often a batch has the script loaded anew. It goes right in front of the call, so that a flush
@@ -218,8 +224,11 @@ class _Purge:
         self.failures: dict[tuple[str, str], list[bytes]] = {}
         self.open = 0
         self.keys_open = 0
-        servers = len({endpoint for _, _, endpoint in task.routes.spans})
-        self.most_open = KEYS_IN_FLIGHT * servers
+        self.servers = len({endpoint for _, _, endpoint in task.routes.spans})
+        self.depth = Depth(KEYS_IN_FLIGHT, MOST_KEYS_IN_FLIGHT, LARGEST_MS / 1000 / KEYS_PER_BATCH)
+        self.depth_spent_s = 0.0
+        self.round_trips = 1
+        self.waits_for_disk = 0
         self.hopeless = False
         self.recorder: Recorder | None = None
         self.dumper: Dumper | None = None
@@ -229,8 +238,9 @@ class _Purge:
             from cleanup_job.recorder import Recorder
 
             self.recorder = Recorder(task.journal)
-            self.dumper = Dumper(self.router, self.recorder, task.max_block_ms, self.most_open)
-            self.most_open = KEYS_OPEN_WITH_JOURNAL * servers
+            most_dumped = KEYS_IN_FLIGHT * self.servers
+            self.dumper = Dumper(self.router, self.recorder, task.max_block_ms, most_dumped)
+            self.waits_for_disk = (KEYS_OPEN_WITH_JOURNAL - KEYS_IN_FLIGHT) * self.servers
 
     def run(self) -> None:
         if self.pulse.must_rest():
@@ -238,16 +248,24 @@ class _Purge:
         upcoming = self.upcoming()
         batch = next(upcoming, None)
         while self.open or (batch is not None and not self._is_ending()):
-            while batch is not None and self._has_room() and not self._is_ending():
+            grows = False
+            while batch is not None and not self._is_ending():
+                if not self._has_room():
+                    grows = self._has_room(soon=True)
+                    break
                 if self.pulse.must_rest():
                     break
                 self.pulse.takes(batch.size)
                 self._begin(Attempt(batch, self.task.schema))
                 batch = next(upcoming, None)
             if self.open:
+                if grows and not self.router.can_wait(self.depth.each_s * KEYS_PER_BATCH):
+                    continue
                 self.dumper.wait() if self.dumper else self.router.wait()
-            elif self.pulse.rest() > RENEW_AFTER_S:
-                self.router.renew()
+            else:
+                if self.pulse.rest() > RENEW_AFTER_S:
+                    self.router.renew()
+                self.depth.restart()
         while batch is not None:
             self.leave(batch)
             batch = next(upcoming, None)
@@ -274,12 +292,18 @@ class _Purge:
     def _is_ending(self) -> bool:
         return self.hopeless or self.pulse.stopping()
 
-    def _has_room(self) -> bool:
-        if self.dumper is not None and not self.dumper.has_room:
-            return False
-        return not self.open or self.keys_open <= self.most_open
+    def _has_room(self, *, soon: bool = False) -> bool:
+        """True if another batch may be begun; `soon`: without any reply, only a bit later."""
+        way_s = self.round_trips * self.router.latency_s
+        keys = self.depth.wanted(way_s) if soon else self.depth.now(way_s, perf_counter())
+        if self.dumper is not None:
+            dumped = max(KEYS_IN_FLIGHT, keys // self.round_trips)
+            if not self.dumper.has_room_for(dumped * self.servers):
+                return False
+        return not self.open or self.keys_open <= keys * self.servers + self.waits_for_disk
 
     def _begin(self, attempt: Attempt) -> None:
+        self.round_trips = max(self.round_trips, _round_trips(attempt.batch, self.dumper))
         self.open += 1
         self.keys_open += attempt.batch.size
         self._advance(attempt)
@@ -639,6 +663,10 @@ class _Purge:
         self.spared |= attempt.spared_ids()
         self.open -= 1
         self.keys_open -= batch.size
+        spent_s = self.router.spent_s - self.depth_spent_s
+        if spent_s:
+            self.depth.took(batch.size, spent_s)
+            self.depth_spent_s = self.router.spent_s
         self.pulse.advance(batch.size)
 
     def look_at_all(self) -> PurgeTask | None:
@@ -729,6 +757,16 @@ class _Purge:
             rewritten=frozenset(self.rewritten),
             hopeless=self.hopeless,
         )
+
+
+def _round_trips(batch: Batch, dumper: Dumper | None) -> int:
+    """How often a batch is on its way to a server and back, from its begin to its end."""
+    steps = 2 if dumper is not None else 1
+    if batch.slot is None:
+        steps += 1  # the guards are read
+        if batch.min_idle_s:
+            steps += 2 + (dumper is not None)
+    return steps
 
 
 def _did_nothing(reply: Exception) -> bool:

@@ -66,8 +66,8 @@ takes few."""
 FIRST_READ = 50
 
 MOST_IN_FLIGHT = 400
-"""Pages at most, on the longest way: enough for 200 ms of it at half a millisecond for each. What is
-in flight has to come before a stop or a pause begins."""
+"""Pages at most, on the longest way: enough for 200 ms of it at half a millisecond for each. What
+is in flight has to come before a stop or a pause begins."""
 
 BYTES_IN_FLIGHT = 16 << 20
 """Of pages, and as much of heartbeats' values: who does not read them in time has them in memory,
@@ -236,6 +236,7 @@ class _Walk:
         self.page_bytes = 1
         self.timings: list[Timings] = []
         self.unread: list[bytes] = []
+        self.reads = 0
         self.being_read = 0
         self.value_bytes = 0
         self.fit = FIRST_READ
@@ -292,9 +293,11 @@ class _Walk:
         lane = self._widest()
         if lane is None:
             return None
-        beyond = lane.keys - lane.count
-        # Behind the page in flight, which had better go beyond its end than not reach it.
-        keys = lane.count - _spread(lane.count) + (beyond // 2 if beyond > self.page.size else 0)
+        # Behind the page in flight and half of the pages that follow it. The last of them had better
+        # go beyond the lane's end than not reach it, which would take one more.
+        pages = (lane.keys - lane.count) // self.page.size
+        keys = lane.count + pages // 2 * self.page.size
+        keys -= _spread(keys)
         at = cut_at(self.partition.order, lane.place + int(keys * lane.spacing))
         rest = _Lane(at, lane.end, lane.spacing)
         lane.end = at
@@ -378,14 +381,16 @@ class _Walk:
 
     def _may_read(self) -> bool:
         """True unless enough values are on their way, or nobody knows yet how large they are."""
-        if not self.value_bytes:
-            return self.being_read < len(self.partition.lanes) * FIRST_READ
-        return not self.being_read or self.being_read * self.value_bytes < BYTES_IN_FLIGHT
+        if not self.reads:
+            return True
+        most = self.depth.wanted(self.wire.latency_s) if self.value_bytes else self.depth.least
+        return self.reads < most and self.being_read * self.value_bytes < BYTES_IN_FLIGHT
 
     def _read_some(self, count: int) -> None:
         """Ask for values, and for the time right behind them."""
         ids = sorted(self.unread[-count:])
         del self.unread[-count:]
+        self.reads += 1
         self.being_read += len(ids)
         if self.task.clustered:
             self._read_one_by_one(ids)
@@ -404,8 +409,6 @@ class _Walk:
 
         A key of a slot that this server is still taking over is read only after ASKING.
         """
-        if not ids:
-            return
         keys = self.task.schema.heartbeat.keys_for(ids)
         values: list[bytes | None] = []
         elsewhere: list[bytes] = []
@@ -433,11 +436,14 @@ class _Walk:
             seconds, micros = self._accept("TIME", reply)
             now_ms = int(seconds) * 1000 + int(micros) // 1000
             self._fit(values)
+            self.reads -= 1
             self.being_read -= len(ids)
             self._read_heartbeats()
             self._judge_all(ids, values, now_ms)
-            self.being_read += len(elsewhere)
-            self._read_one_by_one(elsewhere, asking=True)
+            if elsewhere:
+                self.reads += 1
+                self.being_read += len(elsewhere)
+                self._read_one_by_one(elsewhere, asking=True)
 
         self.wire.send("TIME", then=take)
 
