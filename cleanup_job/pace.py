@@ -57,11 +57,16 @@ class Pace:
         self.size = int(max(SMALLEST, min(fits, self.size * MOST_GROWTH, self.most)))
 
 
-HICCUP = 4
-"""Longer than so many times the usual, and something was held up: it counts as this much."""
+LAST_TIMES = 15
+"""Of what came last the median counts. A mean would have less in flight where work stands still now
+and then, and that is where more is needed: what was in flight is done in one go afterwards."""
 
-WEIGHT = 1 / 8
-"""Of the last of the times in their mean: some ten of them say how quick it is at present."""
+LEAST_SLACK, MOST_SLACK = 0.5, 2.0
+"""By how much more or less may be in flight than the shortest way and the median say: less where
+some take much longer than most, more on a way whose length varies."""
+
+QUEUE = 4
+"""Commands that may wait at the server or at our side before that is a queue."""
 
 
 def depth_of(latency_s: float, each_s: float, least: int, most: int) -> int:
@@ -86,26 +91,49 @@ class Depth:
     It grows towards what `depth_of` says by one in the time that one takes. All at once would be
     a flood: a server that gets fifty pages to read in one piece answers nobody else meanwhile.
 
+    The way is taken to be as long as it was at its shortest. One that is longer now and then needs
+    more, and shows by this: of all that came within a way's time, the quickest waited for nothing.
+    Then *slack* is added little by little. When even that one waited, there is a queue, and slack
+    is taken away.
+
     Attributes:
-        each_s: how long one takes, by the mean; at first a guess that is rather too long.
+        each_s: how long one usually takes; at first a guess that is rather too long.
         most: as for `depth_of`; it may be changed.
     """
 
-    def __init__(self, least: int, most: int, each_s: float) -> None:
+    def __init__(self, least: int, most: int, each_s: float, per_command: int = 1) -> None:
         self.least = least
         self.most = most
         self.each_s = each_s
+        self._times_s = deque([each_s], maxlen=LAST_TIMES)
+        self._per_command = per_command
+        self._slack = 1.0
+        self._queued_s = float("inf")
+        self._look_at_s = 0.0
         self._level = float(least)
         self._seen_at_s: float | None = None
 
     def took(self, count: int, seconds: float) -> None:
         """So many came, this long after the ones before them or after they could have come."""
-        each_s = min(seconds / max(1, count), HICCUP * self.each_s)
-        self.each_s += (each_s - self.each_s) * WEIGHT
+        self._times_s.append(seconds / max(1, count))
+        self.each_s = sorted(self._times_s)[len(self._times_s) // 2]
+
+    def queued(self, seconds: float, latency_s: float, now_s: float) -> None:
+        """A reply came so much later than a way's time after its request."""
+        self._queued_s = min(self._queued_s, seconds)
+        if now_s < self._look_at_s:
+            return
+        if self._look_at_s and self._queued_s < QUEUE * self._per_command * self.each_s:
+            self._slack = min(MOST_SLACK, self._slack * 1.1)
+        else:
+            self._slack = max(LEAST_SLACK, self._slack / 1.2)
+        self._queued_s = float("inf")
+        self._look_at_s = now_s + latency_s
 
     def wanted(self, latency_s: float) -> int:
         """How many it is to be."""
-        return depth_of(latency_s, self.each_s, self.least, max(self.least, self.most))
+        way_s = latency_s * self._slack
+        return depth_of(way_s, self.each_s, self.least, max(self.least, self.most))
 
     def now(self, latency_s: float, now_s: float) -> int:
         """How many may be in flight now. From one call to the next it grows by `least` at most."""

@@ -225,7 +225,9 @@ class _Purge:
         self.open = 0
         self.keys_open = 0
         self.servers = len({endpoint for _, _, endpoint in task.routes.spans})
-        self.depth = Depth(KEYS_IN_FLIGHT, MOST_KEYS_IN_FLIGHT, LARGEST_MS / 1000 / KEYS_PER_BATCH)
+        self.depth = Depth(
+            KEYS_IN_FLIGHT, MOST_KEYS_IN_FLIGHT, LARGEST_MS / 1000 / KEYS_PER_BATCH, KEYS_PER_BATCH
+        )
         self.depth_spent_s = 0.0
         self.round_trips = 1
         self.waits_for_disk = 0
@@ -262,6 +264,8 @@ class _Purge:
                 if grows and not self.router.can_wait(self.depth.each_s * KEYS_PER_BATCH):
                     continue
                 self.dumper.wait() if self.dumper else self.router.wait()
+                latency_s = self.router.latency_s
+                self.depth.queued(self.router.queued_s, latency_s, perf_counter())
             else:
                 if self.pulse.rest() > RENEW_AFTER_S:
                     self.router.renew()

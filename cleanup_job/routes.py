@@ -78,6 +78,7 @@ class Router:
     Attributes:
         last_s: how long the reply took that is being handled, as its connection says.
         spent_s: by how much replies came after those before them, in all, of all connections.
+        queued_s: how much longer than the way the last reply took.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Router:
         self._timings: list[Timings] = []
         self.last_s: float | None = None
         self.spent_s = 0.0
+        self.queued_s = 0.0
 
     @property
     def latency_s(self) -> float:
@@ -199,6 +201,7 @@ class Router:
             if wire:
                 wire.receive()
                 self.spent_s += wire.apart_s
+                self.queued_s = wire.queued_s
         if not self._waiting:
             self._unreachable.clear()
             return

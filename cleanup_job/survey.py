@@ -69,6 +69,9 @@ MOST_IN_FLIGHT = 400
 """Pages at most, on the longest way: enough for 200 ms of it at half a millisecond for each. What
 is in flight has to come before a stop or a pause begins."""
 
+FIRST_IN_FLIGHT = 50
+"""As many until the first page says how large they are."""
+
 BYTES_IN_FLIGHT = 16 << 20
 """Of pages, and as much of heartbeats' values: who does not read them in time has them in memory,
 mostly the server. 400 pages of usual names are as much."""
@@ -231,7 +234,7 @@ class _Walk:
         self.asked: set[_Lane] = set()
         self.grows = False
         self.can_cut = self.partition.order is not Order.SEQUENCE
-        self.depth = Depth(len(lanes), MOST_IN_FLIGHT, LARGEST_MS / 1000)
+        self.depth = Depth(len(lanes), FIRST_IN_FLIGHT, LARGEST_MS / 1000)
         self.since_page_s = 0.0
         self.page_bytes = 1
         self.timings: list[Timings] = []
@@ -293,8 +296,8 @@ class _Walk:
         lane = self._widest()
         if lane is None:
             return None
-        # Behind the page in flight and half of the pages that follow it. The last of them had better
-        # go beyond the lane's end than not reach it, which would take one more.
+        # Behind the page in flight and half of the pages that follow it. The last of them had
+        # better go beyond the lane's end than not reach it, which would take one more.
         pages = (lane.keys - lane.count) // self.page.size
         keys = lane.count + pages // 2 * self.page.size
         keys -= _spread(keys)
@@ -322,6 +325,7 @@ class _Walk:
                 self.page.took(count, self.wire.last_s)
             self.depth.took(1, self.since_page_s + self.wire.apart_s)
             self.since_page_s = -self.wire.apart_s
+            self.depth.queued(self.wire.queued_s, self.wire.latency_s, perf_counter())
             cursor, keys = self._accept("SCAN", reply)
             self.asked.remove(lane)
             next_place = place_of(order, int(cursor))
@@ -364,7 +368,7 @@ class _Walk:
                 runs.append(run)
         heartbeat = self.task.schema.heartbeat
         self.unread += heartbeat.ids(heartbeat.within(keys))
-        if self.depth.wanted(self.wire.latency_s) > self.depth.least:
+        if self.wire.latency_s > self.depth.each_s:
             self.page_bytes = max(sum(map(len, keys)), self.page_bytes * 7 // 8, 1)
             self.depth.most = min(MOST_IN_FLIGHT, BYTES_IN_FLIGHT // self.page_bytes)
         self._read_heartbeats()

@@ -109,7 +109,8 @@ def discover(access: Access, known: Sequence[Server] = ()) -> Target:
     for candidate in (endpoint, *others):
         try:
             wire = wires.borrow(candidate)
-            info = read_info(wire)
+            told = _ask_about(wire)
+            info = told.info
         except ServerUnavailableError as error:
             problem = problem or _if_announced(error, access)
             continue
@@ -125,7 +126,7 @@ def discover(access: Access, known: Sequence[Server] = ()) -> Target:
             )
             continue
         routes = standalone(structs.replace(access, endpoint=candidate))
-        return Target("standalone", routes, (_server(wire, info),))
+        return Target("standalone", routes, (_server(wire, told),))
     assert problem is not None, "at least one candidate was asked"
     raise problem
 
@@ -233,7 +234,10 @@ def read_info(wire: Wire) -> dict[str, str]:
         ServerRefusedError: if the user may not run INFO, or this is no Redis.
         ServerUnavailableError: if it is still loading.
     """
-    reply = wire.ask("INFO")
+    return _info_of(wire, wire.ask("INFO"))
+
+
+def _info_of(wire: Wire, reply: Reply) -> dict[str, str]:
     text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else ""
     lines = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
     info = {name: value.strip() for name, _, value in lines if name}
@@ -255,12 +259,47 @@ def read_info(wire: Wire) -> dict[str, str]:
     return info
 
 
-def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Server:
+class _Told(NamedTuple):
+    """What a server told of itself, all at once: on a long way each round trip counts.
+
+    Attributes:
+        keys, clock: replies, errors too.
+        asked_at_ms: by our clock.
+        took_s: until all of it was there.
+        more: replies to what else was asked.
+    """
+
+    info: dict[str, str]
+    keys: Reply
+    clock: Reply
+    asked_at_ms: int
+    took_s: float
+    more: list[Reply]
+
+
+def _ask_about(wire: Wire, *more: tuple[str, str]) -> _Told:
+    """Ask for what `_server` needs, and `more`.
+
+    Raises:
+        CleanupJobError: as `read_info`.
+    """
+    replies: list[Reply] = []
+    asked_at_ms, started = time.time_ns() // 1_000_000, time.perf_counter()
+    for words in (("INFO",), ("DBSIZE",), ("TIME",), *more):
+        wire.send(*words, then=replies.append)
+    wire.drain()
+    took_s = time.perf_counter() - started
+    info = _info_of(wire, wires.accept("INFO", replies[0], wire.endpoint))
+    return _Told(info, replies[1], replies[2], asked_at_ms, took_s, replies[3:])
+
+
+def _server(wire: Wire, told: _Told, node: _Node | None = None) -> Server:
     """What a primary tells of itself.
 
     Raises:
         ServerRefusedError: if it is a replica.
     """
+    info = told.info
     if info.get("role") in ("slave", "replica"):
         primary = f"{info.get('master_host')}:{info.get('master_port')}"
         raise ServerRefusedError(
@@ -268,9 +307,8 @@ def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Serv
             "replica",
         )
     product, version = _product(info)
-    before_ms, started = time.time_ns() // 1_000_000, time.perf_counter()
-    keys, clock = wire.ask_all((("DBSIZE",), ""), (("TIME",), ""))
-    latency_s = time.perf_counter() - started
+    keys = wires.accept("DBSIZE", told.keys, wire.endpoint)
+    clock = wires.accept("TIME", told.clock, wire.endpoint)
     if not isinstance(keys, int):
         raise ServerRefusedError(
             f"{wire.endpoint.address} answers DBSIZE with no number: no Redis or Valkey server",
@@ -287,8 +325,8 @@ def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Serv
         tracks_idle_time="lfu" not in info.get("maxmemory_policy", "noeviction"),
         cpu_s=_cpu_s(info),
         used_memory=int(info.get("used_memory", 0)),
-        clock_ahead_ms=_clock_ahead_ms(before_ms, _milliseconds(clock)),
-        latency_s=latency_s,
+        clock_ahead_ms=_clock_ahead_ms(told.asked_at_ms, _milliseconds(clock), told.took_s),
+        latency_s=told.took_s,
     )
     if node is not None:
         server = structs.replace(
@@ -318,9 +356,9 @@ def _order(product: str, version: str, *, clustered: bool) -> Order:
     return Order.REVERSED
 
 
-def _clock_ahead_ms(before_ms: int, server_ms: int) -> int:
+def _clock_ahead_ms(before_ms: int, server_ms: int, took_s: float) -> int:
     """The server's clock less ours. It was read at some instant between our two readings."""
-    after_ms = time.time_ns() // 1_000_000
+    after_ms = before_ms + 1 + int(took_s * 1000)
     return min(0, server_ms - before_ms) or max(0, server_ms - after_ms)
 
 
@@ -396,14 +434,17 @@ class _NoPrimaryError(CleanupJobError):
 
 
 def _cluster_server(wire: Wire) -> Server:
-    info = read_info(wire)
-    state = bytes(wire.ask("CLUSTER", "INFO")).decode()
-    if info.get("role") != "master" or "cluster_state:ok" not in state:
+    told = _ask_about(wire, ("CLUSTER", "INFO"), ("CLUSTER", "NODES"))
+    state, nodes = (
+        bytes(wires.accept(f"CLUSTER {what}", reply, wire.endpoint)).decode()
+        for what, reply in zip(("INFO", "NODES"), told.more, strict=True)
+    )
+    if told.info.get("role") != "master" or "cluster_state:ok" not in state:
         raise _NoPrimaryError(
             f"{wire.endpoint.address} does not serve its slots now", "cluster_down"
         )
-    myself = next(node for node in _read_nodes(wire) if "myself" in node.flags)
-    return _server(wire, info, myself)
+    myself = next(node for node in _parse_nodes(nodes) if "myself" in node.flags)
+    return _server(wire, told, myself)
 
 
 def _announced_endpoints(access: Access, wire: Wire) -> dict[str, Endpoint]:
@@ -416,7 +457,10 @@ def _announced_endpoints(access: Access, wire: Wire) -> dict[str, Endpoint]:
 
 
 def _read_nodes(wire: Wire) -> list[_Node]:
-    text = bytes(wire.ask("CLUSTER", "NODES")).decode()
+    return _parse_nodes(bytes(wire.ask("CLUSTER", "NODES")).decode())
+
+
+def _parse_nodes(text: str) -> list[_Node]:
     return [_parse_node(line.split(" ")) for line in text.splitlines() if line]
 
 

@@ -42,8 +42,8 @@ LATENCY_PROBES = 3
 """The least of them counts: one may have to wait for somebody else's command."""
 
 LONG_WAY_S = 0.005
-"""A way that takes longer is asked about once: what somebody else's command adds is little beside
-it, and three round trips are not."""
+"""A way that is longer is not measured if it was gone before: what somebody else's command adds is
+little beside it, and a round trip more is not."""
 
 Reply = Any
 """What the server answered, an error of it, or a `WireLostError` if no answer came."""
@@ -68,6 +68,8 @@ class Wire:
         latency_s: the least that a reply takes, if `measure_latency` was called.
         apart_s: how long after the one before it the last reply came, or after it could have come.
             That is the work of whoever is slower, the server or we; the way is not in it.
+        queued_s: how much longer the last reply took than the way: its own work, and what it
+            waited for at the server and here.
         last_s: how long the server took for the last reply, beyond that; None if nobody can tell,
             since the reply was there before we had time for it.
     """
@@ -90,6 +92,8 @@ class Wire:
         self._waiting_since = 0.0
         self.last_s: float | None = None
         self.apart_s = 0.0
+        self.queued_s = 0.0
+        self._least_s = float("inf")
         self.latency_s = 0.0
         self.is_lost = False
         timeout_s = REPLY_TIMEOUT_S if reply_timeout_s is None else reply_timeout_s
@@ -166,9 +170,10 @@ class Wire:
         # one before, so its own time is counted from there.
         took_s = now - max(sent_at, self._last_reply_at)
         self.timings.setdefault(command, []).extend((now, took_s))
-        if self.latency_s:
-            # Nothing is quicker than the way. So what was measured on a bad day gets better.
-            self.latency_s = min(self.latency_s, now - sent_at)
+        # Nothing is quicker than the way. So what was measured in a bad moment gets better.
+        self._least_s = min(self._least_s, now - sent_at)
+        self.latency_s = min(self.latency_s, self._least_s)
+        self.queued_s = now - sent_at - self.latency_s
         self.apart_s = now - max(sent_at + self.latency_s, self._last_reply_at)
         # If most of that time went to something else, such as other servers, it tells nothing.
         has_waited = now - waiting_since >= self.apart_s / 2
@@ -180,6 +185,7 @@ class Wire:
         """Receive until nothing is in flight."""
         while self._in_flight:
             self.receive()
+        _ways[self.endpoint] = self._least_s
 
     def ask(self, *words: bytes | str, keys: str = "") -> Reply:
         """Send one request, wait for it and whatever was before it.
@@ -216,6 +222,10 @@ class Wire:
         An error is a reply too, and a broken connection is noticed by whoever uses it next.
         """
         if self.latency_s or self._in_flight:
+            return
+        known_s = min(self._least_s, _ways.get(self.endpoint, self._least_s))
+        if LONG_WAY_S < known_s < float("inf"):
+            self.latency_s = known_s
             return
         took_s = []
         for _ in range(LATENCY_PROBES):
@@ -283,6 +293,9 @@ def accept(command: str, reply: Reply, endpoint: Endpoint, keys: str = "") -> Re
         raise refusal(command, reply, endpoint, keys)
     return reply
 
+
+_ways: dict[Endpoint, float] = {}
+"""The least that a reply took, by where it came from; of the last connection that told."""
 
 _open: dict[tuple[int, int, Endpoint], Wire] = {}
 """By process, since a fork copies them; and by thread, since each may be at a run of its own."""
