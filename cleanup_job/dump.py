@@ -121,6 +121,7 @@ class Dumper:
 
     Attributes:
         pace: how many keys a call may have.
+        most_in_flight: how many keys may be dumped at once.
     """
 
     def __init__(
@@ -129,19 +130,18 @@ class Dumper:
         self.pace = Pace(KEYS_PER_BATCH, max_block_ms)
         self._router = router
         self._recorder = recorder
-        self._least_in_flight = least_in_flight
+        self._least_in_flight = self.most_in_flight = least_in_flight
         self._in_flight = 0
         self._key_bytes = 1
         self._at_once = KEYS_AT_ONCE[1]
         self._held_up: list[Dumping] = []
 
-    def has_room_for(self, keys: int) -> bool:
-        """False while servers or the disk have enough to do, with so many keys being dumped.
-
-        On a long way they are many; fewer, if what they hold would take too much memory.
-        """
-        most = min(keys, max(self._least_in_flight, BACKLOG_BYTES // self._key_bytes))
-        return self._in_flight <= most and not self._is_behind
+    @property
+    def has_room(self) -> bool:
+        """False while servers or the disk have enough to do."""
+        # On a long way there are many; fewer, if what they hold would take too much memory.
+        fit = max(self._least_in_flight, BACKLOG_BYTES // self._key_bytes)
+        return self._in_flight <= min(self.most_in_flight, fit) and not self._is_behind
 
     @property
     def _is_behind(self) -> bool:

@@ -228,9 +228,9 @@ class _Purge:
         self.depth = Depth(
             KEYS_IN_FLIGHT, MOST_KEYS_IN_FLIGHT, LARGEST_MS / 1000 / KEYS_PER_BATCH, KEYS_PER_BATCH
         )
-        self.depth_spent_s = 0.0
+        self.spent_s = 0.0
         self.round_trips = 1
-        self.waits_for_disk = 0
+        self.most_open = self.most_wanted = KEYS_IN_FLIGHT * self.servers
         self.hopeless = False
         self.recorder: Recorder | None = None
         self.dumper: Dumper | None = None
@@ -240,9 +240,8 @@ class _Purge:
             from cleanup_job.recorder import Recorder
 
             self.recorder = Recorder(task.journal)
-            most_dumped = KEYS_IN_FLIGHT * self.servers
-            self.dumper = Dumper(self.router, self.recorder, task.max_block_ms, most_dumped)
-            self.waits_for_disk = (KEYS_OPEN_WITH_JOURNAL - KEYS_IN_FLIGHT) * self.servers
+            self.dumper = Dumper(self.router, self.recorder, task.max_block_ms, self.most_open)
+            self.most_open = self.most_wanted = KEYS_OPEN_WITH_JOURNAL * self.servers
 
     def run(self) -> None:
         if self.pulse.must_rest():
@@ -252,8 +251,8 @@ class _Purge:
         while self.open or (batch is not None and not self._is_ending()):
             grows = False
             while batch is not None and not self._is_ending():
-                if not self._has_room():
-                    grows = self._has_room(soon=True)
+                if not self._has_room(self.most_open):
+                    grows = self._has_room(self.most_wanted)
                     break
                 if self.pulse.must_rest():
                     break
@@ -262,10 +261,9 @@ class _Purge:
                 batch = next(upcoming, None)
             if self.open:
                 if grows and not self.router.can_wait(self.depth.each_s * KEYS_PER_BATCH):
-                    continue
-                self.dumper.wait() if self.dumper else self.router.wait()
-                latency_s = self.router.latency_s
-                self.depth.queued(self.router.queued_s, latency_s, perf_counter())
+                    self._deepen()
+                else:
+                    self.dumper.wait() if self.dumper else self.router.wait()
             else:
                 if self.pulse.rest() > RENEW_AFTER_S:
                     self.router.renew()
@@ -296,21 +294,39 @@ class _Purge:
     def _is_ending(self) -> bool:
         return self.hopeless or self.pulse.stopping()
 
-    def _has_room(self, *, soon: bool = False) -> bool:
-        """True if another batch may be begun; `soon`: without any reply, only a bit later."""
-        way_s = self.round_trips * self.router.latency_s
-        keys = self.depth.wanted(way_s) if soon else self.depth.now(way_s, perf_counter())
+    def _has_room(self, most_open: int) -> bool:
+        """True if another batch may be begun, where so many keys may be open."""
+        if self.dumper is not None and not self.dumper.has_room:
+            return False
+        return not self.open or self.keys_open <= most_open
+
+    def _measure(self, batch: Batch) -> None:
+        """Learn from a batch that is settled how much is to be in flight."""
+        spent_s, self.spent_s = self.router.spent_s - self.spent_s, self.router.spent_s
+        if spent_s:
+            self.depth.took(batch.size, spent_s)
+            self.depth.queued(self.router.queued_s, self.router.latency_s, perf_counter())
+        self._deepen()
+
+    def _deepen(self) -> None:
+        """Have as many keys in flight as is right by now; of those some may wait for the disk."""
+        way_s = self.router.latency_s * self.round_trips
+        keys = self.depth.now(way_s, perf_counter())
+        at_disk = 0
         if self.dumper is not None:
-            dumped = max(KEYS_IN_FLIGHT, keys // self.round_trips)
-            if not self.dumper.has_room_for(dumped * self.servers):
-                return False
-        return not self.open or self.keys_open <= keys * self.servers + self.waits_for_disk
+            at_disk = KEYS_OPEN_WITH_JOURNAL - KEYS_IN_FLIGHT
+            self.dumper.most_in_flight = self.servers * max(
+                KEYS_IN_FLIGHT, keys // self.round_trips
+            )
+        self.most_open = self.servers * (keys + at_disk)
+        self.most_wanted = self.servers * (self.depth.wanted(way_s) + at_disk)
 
     def _begin(self, attempt: Attempt) -> None:
-        self.round_trips = max(self.round_trips, _round_trips(attempt.batch, self.dumper))
         self.open += 1
         self.keys_open += attempt.batch.size
         self._advance(attempt)
+        self.round_trips = max(self.round_trips, _round_trips(attempt.batch, self.dumper))
+        self._deepen()
 
     def _advance(self, attempt: Attempt) -> None:
         """Do what comes next for a batch, with what is still in it."""
@@ -667,10 +683,7 @@ class _Purge:
         self.spared |= attempt.spared_ids()
         self.open -= 1
         self.keys_open -= batch.size
-        spent_s = self.router.spent_s - self.depth_spent_s
-        if spent_s:
-            self.depth.took(batch.size, spent_s)
-            self.depth_spent_s = self.router.spent_s
+        self._measure(batch)
         self.pulse.advance(batch.size)
 
     def look_at_all(self) -> PurgeTask | None:

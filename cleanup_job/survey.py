@@ -86,6 +86,12 @@ SMALLEST_PAGE = PAGE // 10
 IDLE_READS_IN_FLIGHT = 500
 """OBJECT IDLETIME takes one key, so many are sent before the first is awaited."""
 
+MOST_IDLE_READS_IN_FLIGHT = 20_000
+"""The same, however far the server is. Their replies are numbers, and take no memory."""
+
+IDLE_READ_S = 10e-6
+"""What one takes at most on a server that is not busy, and here."""
+
 PAUSE_BETWEEN_ATTEMPTS_S = 0.5
 
 RENEW_AFTER_S = 1.0
@@ -141,23 +147,43 @@ def survey_idle(task: IdleTask, pulse: Pulse) -> frozenset[bytes]:
     router = Router(task.routes)
     young: set[bytes] = set()
     keys = unpack(task.keys)
-    for start in range(0, len(keys), IDLE_READS_IN_FLIGHT):
-        some = keys[start : start + IDLE_READS_IN_FLIGHT]
+    depth = Depth(IDLE_READS_IN_FLIGHT, MOST_IDLE_READS_IN_FLIGHT, IDLE_READ_S)
+    spent_s = 0.0
+    looks: list[tuple[bytes, Reply, Reply]] = []
+
+    def ask(some: Sequence[bytes]) -> None:
         idle_s: list[Reply] = []
-        references: list[Reply] = []
+
+        def take(references: list[Reply]) -> None:
+            nonlocal spent_s
+            depth.took(len(some), router.spent_s - spent_s)
+            spent_s = router.spent_s
+            looks.extend(zip(some, idle_s, references, strict=True))
+
+        router.each("OBJECT IDLETIME", some, idle_s.extend, reads=True)
+        router.each("OBJECT REFCOUNT", some, take, reads=True)
+
+    for start in range(0, len(keys), IDLE_READS_IN_FLIGHT):
         if pulse.stopping():
             young.update(keys[start:])
             break
-        if pulse.must_rest() and pulse.rest() > RENEW_AFTER_S:
-            router.renew()
-        router.each("OBJECT IDLETIME", some, idle_s.extend, reads=True)
-        router.each("OBJECT REFCOUNT", some, references.extend, reads=True)
-        while router.in_flight:
+        if pulse.must_rest():
+            _drain(router)
+            depth.restart()
+            if pulse.rest() > RENEW_AFTER_S:
+                router.renew()
+        ask(keys[start : start + IDLE_READS_IN_FLIGHT])
+        room = depth.now(router.latency_s, perf_counter()) - IDLE_READS_IN_FLIGHT
+        while router.in_flight > 2 * room:  # two for each key
             router.wait()
-        for key, idle, count in zip(some, idle_s, references, strict=True):
-            if _is_young(key, idle, count, task):
-                young.add(key)
+    _drain(router)
+    young.update(key for key, idle, count in looks if _is_young(key, idle, count, task))
     return frozenset(young)
+
+
+def _drain(router: Router) -> None:
+    while router.in_flight:
+        router.wait()
 
 
 def without_slots(found: Findings, schema: Schema, slots: frozenset[int]) -> Findings:
