@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 
 from cleanup_job import report as reports
 from cleanup_job import topology
@@ -13,7 +11,6 @@ from cleanup_job.ages import bands_of
 from cleanup_job.clock import Clock
 from cleanup_job.costs import Seen, costs_of, pauses_of
 from cleanup_job.course import course_of, stops_of
-from cleanup_job.judge import Verdicts
 from cleanup_job.lease import LEASE_LOST
 from cleanup_job.measures import counted
 from cleanup_job.model import (
@@ -36,11 +33,13 @@ from cleanup_job.outcomes import (
 from cleanup_job.remarks import warnings_of
 from cleanup_job.report import Report
 from cleanup_job.sweep import Surveyed, Sweep, Swept
+from cleanup_job.tally import Tally
 
 
 def report_of(sweep: Sweep, clock: Clock, seen: Seen, swept: Swept) -> Report:
     """The report, whose duration and costs end here."""
-    surveyed, verdicts, outcomes = swept.surveyed, swept.verdicts, swept.outcomes
+    surveyed, tally, outcomes = swept.surveyed, swept.tally, swept.outcomes
+    plan_use = swept.judged.plan_use
     target = surveyed.target
     keys = _keys(sweep, swept)
     errors = _errors(sweep, seen, swept, keys)
@@ -65,7 +64,7 @@ def report_of(sweep: Sweep, clock: Clock, seen: Seen, swept: Swept) -> Report:
             nodes=[server.address for server in target.servers],
             db=sweep.access.endpoint.db,
         ),
-        coordinators=coordinators_of(verdicts, outcomes),
+        coordinators=coordinators_of(tally, outcomes),
         keys=keys,
         phases=reports.Phases(**{f"{name}_s": wall_s for name, wall_s in clock.wall_s.items()}),
         commands=reports.summarize_timings(all_timings),
@@ -80,28 +79,28 @@ def report_of(sweep: Sweep, clock: Clock, seen: Seen, swept: Swept) -> Report:
         stopped_by=ended_by.code if ended_by and _is_cut_short(swept) else None,
         losses=[reports.Loss(printable(name), lost) for name, lost in losses_of(outcomes).items()],
         samples=[
-            *(reports.example(sample) for sample in _samples(verdicts, sweep)),
+            *(reports.example(sample) for sample in _samples(tally, sweep)),
             *_back_to_life(outcomes, sweep.show),
         ],
-        ages=bands_of(verdicts.stale.ages_ms),
+        ages=bands_of(tally.ages),
         timeline=course_of(clock.spans, clock.done, all_timings, clock.began_s),
         stops=stops_of(sweep.gauge.throttle.ledger.pauses, clock.began_s, clock.duration_s),
         uncovered=[*topology.ranges_of(surveyed.uncovered)],
         config=sweep.config.shown(),
-        plan=swept.plan_use if isinstance(swept.plan_use, reports.PlanUse) else None,
+        plan=plan_use if isinstance(plan_use, reports.PlanUse) else None,
         warnings=warnings_of(sweep, swept, clock.pool),
         errors=errors,
     )
 
 
 def _keys(sweep: Sweep, swept: Swept) -> reports.Keys:
-    matched = dict(zip(sweep.schema.family_names, swept.verdicts.matched, strict=True))
+    matched = dict(zip(sweep.schema.family_names, swept.tally.matched, strict=True))
     # The report names the heartbeats first, as people think of them.
     matched = {HEARTBEAT: matched[HEARTBEAT], **matched}
     # The lease was among them when they were counted.
     lease = sweep.lease is not None and sweep.lease.forgone is None
     scanned = swept.surveyed.target.keys - lease
-    return reports.count_keys(scanned, matched, swept.plan.counts, swept.outcomes)
+    return reports.count_keys(scanned, matched, swept.tally.planned, swept.outcomes)
 
 
 def _errors(sweep: Sweep, seen: Seen, swept: Swept, keys: reports.Keys) -> list[Problem]:
@@ -123,7 +122,7 @@ def _errors(sweep: Sweep, seen: Seen, swept: Swept, keys: reports.Keys) -> list[
         errors.append(Problem("not_attempted", message, not_attempted))
     if sweep.journal:
         errors += sweep.journal.problems
-    if swept.plan.size and goes:
+    if swept.tally.size and goes:
         errors += _undone(swept.surveyed.target, seen.last)
     return errors
 
@@ -163,25 +162,19 @@ def _status(
     return reports.status_of(keys, errors, covered=surveyed.covered, dry_run=sweep.dry_run)
 
 
-def coordinators_of(verdicts: Verdicts, outcomes: Sequence[Outcome] = ()) -> reports.Coordinators:
+def coordinators_of(tally: Tally, outcomes: Sequence[Outcome] = ()) -> reports.Coordinators:
     """Who was found, and what became of them."""
     return reports.Coordinators(
-        checked=verdicts.checked,
-        live=len(verdicts.live),
-        stale=len(verdicts.stale.ids),
-        unreadable=len(verdicts.kept_as(Kind.UNREADABLE)),
-        future=len(verdicts.kept_as(Kind.FUTURE)),
-        orphaned=len(verdicts.orphan_ids()),
-        purged=sum(len(outcome.purged) for outcome in outcomes),
+        checked=tally.checked,
+        live=tally.live,
+        stale=tally.stale,
+        unreadable=tally.unreadable,
+        future=tally.future,
+        orphaned=tally.orphaned,
+        purged=sum(outcome.purged_count for outcome in outcomes),
         revived=len(all_revived(outcomes)),
         orphans_purged=len(all_orphans_purged(outcomes)),
     )
-
-
-def kept_by_reason(verdicts: Verdicts) -> dict[str, int]:
-    """How many heartbeats could not be understood, by what is wrong with them."""
-    kept = chain(verdicts.kept_as(Kind.UNREADABLE), verdicts.kept_as(Kind.FUTURE))
-    return dict(Counter(sample.reason for sample in kept))
 
 
 def _back_to_life(outcomes: Sequence[Outcome], show: int) -> Iterator[reports.Example]:
@@ -196,16 +189,12 @@ def _back_to_life(outcomes: Sequence[Outcome], show: int) -> Iterator[reports.Ex
             yield reports.Example(printable(name), verdict, reason)
 
 
-def _samples(verdicts: Verdicts, sweep: Sweep) -> Iterator[Sample]:
+def _samples(tally: Tally, sweep: Sweep) -> Iterator[Sample]:
     """Some of each verdict: the oldest of the stale, and the first of the others."""
     show = sweep.show
-    stale = verdicts.stale
-    oldest = heapq.nlargest(show, zip(stale.ages_ms, stale.ids, strict=True))
-    for age_ms, name in oldest:
+    for name, age_ms in tally.oldest[:show]:
         yield Sample(name, Kind.STALE, "older than stale_after", age_ms)
-    orphans = [] if sweep.config.orphans == "ignore" else sorted(verdicts.orphan_ids())
-    for name in orphans[:show]:
-        keys = sum(len(family.get(name, ())) for family in verdicts.orphans)
+    for name, keys in tally.orphans[:show] if sweep.config.orphans != "ignore" else ():
         yield Sample(name, Kind.ORPHANED, f"no heartbeat, {counted(keys, 'key')}")
     for kind in (Kind.UNREADABLE, Kind.FUTURE):
-        yield from islice(verdicts.kept_as(kind), show)
+        yield from tally.kept_as(kind)[:show]

@@ -222,7 +222,23 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
 def _add_work(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how it works")
     group.add_argument("--workers", metavar="N", help="worker processes, or auto")
-    group.add_argument("--engine", metavar="NAME", help="serial or processes")
+    group.add_argument(
+        "--engine",
+        metavar="NAME",
+        help="serial, processes, or dask: workers on other machines",
+    )
+    group.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="with --engine dask: its scheduler, as tcp://HOST:8786 or tls://; without it, workers "
+        "are started on this machine",
+    )
+    group.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help="memory of all our processes together, such as 500MB; above it names are kept in "
+        "files (in TMPDIR) and judged in waves",
+    )
     group.add_argument(
         "--max-block-ms",
         metavar="MS",

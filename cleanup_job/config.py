@@ -17,7 +17,7 @@ from cleanup_job.document import Document, Place, Trouble, discreet
 from cleanup_job.errors import ConfigError
 from cleanup_job.explain import explain
 from cleanup_job.model import is_text
-from cleanup_job.settings import OVERLAP, Config, Keys, Redis, Timestamp, TlsSettings
+from cleanup_job.settings import OVERLAP, Config, Dask, Keys, Redis, Timestamp, TlsSettings
 from cleanup_job.urls import URL_FORMS, is_number, netloc_of, parse_url, without_password
 
 ENV_PREFIX = "CLEANUP_JOB_"
@@ -37,6 +37,8 @@ SCALARS: dict[str, tuple[str, ...]] = {
     "orphan_grace": ("orphan_grace",),
     "workers": ("workers",),
     "engine": ("engine",),
+    "memory_limit": ("memory_limit",),
+    "scheduler": ("dask", "scheduler"),
     "per_node": ("per_node",),
     "max_block_ms": ("max_block_ms",),
     "allow_partial": ("allow_partial",),
@@ -433,6 +435,7 @@ __all__ = [
     "SCALARS",
     "URL_FORMS",
     "Config",
+    "Dask",
     "Keys",
     "Redis",
     "Timestamp",

@@ -84,6 +84,33 @@ class OutOfMemoryError(CleanupJobError):
     exit_code = 75
 
 
+class EngineError(CleanupJobError):
+    """The engine can't be used as it is: not installed, other versions, no way to pass secrets."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, code: str = "engine") -> None:
+        super().__init__(message, code)
+
+
+class EngineUnavailableError(CleanupJobError):
+    """The engine can't be reached, or has no workers now; nothing was deleted."""
+
+    exit_code = 75
+
+    def __init__(self, message: str, code: str = "engine_unavailable") -> None:
+        super().__init__(message, code)
+
+
+class ShelfError(CleanupJobError):
+    """What was found can't be kept, or is not there any more."""
+
+    exit_code = 75
+
+    def __init__(self, message: str, code: str = "shelf") -> None:
+        super().__init__(message, code)
+
+
 class BrokenOffError(CleanupJobError):
     """The purge ended in the middle, and there is no report. The next run goes on."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cleanup_job import keyspace
-from cleanup_job.settings import Config, Keys, Redis, Timestamp, TlsSettings
+from cleanup_job.settings import Config, Dask, Keys, Redis, Timestamp, TlsSettings
 from cleanup_job.urls import URL_FORMS
 
 
@@ -80,7 +80,7 @@ _DESCRIPTIONS = {
     "orphan_grace": "a whole number of seconds, at least 1",
     "orphans": "ignore, report, purge",
     "workers": "a whole number from 1 to 256, or auto",
-    "engine": "serial, processes",
+    "engine": "serial, processes, dask",
     "keys.timestamp.unit": "ms, s",
     "keys.timestamp.fields": "a list of names",
     "per_node": "a whole number from 1 to 256, or auto",
@@ -112,6 +112,12 @@ _DESCRIPTIONS = {
     "redis.url": URL_FORMS,
     "redis.url_file": "a path, or null",
     "redis.password_file": "a path, or null",
+    "dask": f"a mapping with {', '.join(Dask.__struct_fields__)}",
+    "dask.scheduler": "tcp://host:8786, tls://host:8786, or null",
+    "dask.ca_file": "a path, or null",
+    "dask.cert_file": "a path, or null",
+    "dask.key_file": "a path, or null",
+    "memory_limit": "a size such as 500MB or 2GiB, a number of bytes, or null",
     "redis.tls": f"a mapping with {', '.join(TlsSettings.__struct_fields__)}, or null",
     "redis.tls.ca_file": "a path, or null",
     "redis.tls.cert_file": "a path, or null",
@@ -136,6 +142,7 @@ _ENTRIES = {
 
 def _allowed_in(place: str) -> list[str]:
     structs: dict[str, Any] = {
+        "dask": Dask,
         "redis": Redis,
         "redis.tls": TlsSettings,
         "keys": Keys,

@@ -8,39 +8,41 @@ here. Parts of it that are a matter of their own are `walks`, `waves`, `planned`
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cleanup_job import brakes, topology, wire
-from cleanup_job.account import coordinators_of, kept_by_reason, report_of
+from msgspec import structs
+
+from cleanup_job import brakes, memory, topology, wire
+from cleanup_job.account import coordinators_of, report_of
 from cleanup_job.clock import Clock, out_of_memory
 from cleanup_job.config import Config, validated
 from cleanup_job.costs import Seen
-from cleanup_job.errors import CleanupJobError, NotNowError, RefusedError
+from cleanup_job.errors import CleanupJobError, ConfigError, NotNowError, RefusedError
 from cleanup_job.gauge import Gauge
-from cleanup_job.judge import Verdicts, decide
 from cleanup_job.lease import Lease, held
-from cleanup_job.model import Kind, Problem, Target
+from cleanup_job.model import Access, Outcome, Problem, Target
 from cleanup_job.observer import Observer
 from cleanup_job.outcomes import is_hopeless
-from cleanup_job.plan import Plan, Scope, make_plan, preview_of
-from cleanup_job.planned import plan_use_of, read_plan, require_fit, scope_of_run, write_plan
+from cleanup_job.planned import read_plan, require_fit
 from cleanup_job.pool import Pool, open_pool, workers_for
+from cleanup_job.ranged import purge_in_ranges
 from cleanup_job.report import Report
-from cleanup_job.sweep import Surveyed, Sweep, Swept
+from cleanup_job.shelf import Shelf, file_shelf
+from cleanup_job.sweep import Judged, Surveyed, Sweep, Swept
+from cleanup_job.tally import Tally
 from cleanup_job.throttle import Throttle
-from cleanup_job.walks import stopped_since, walk_all, young_orphans
+from cleanup_job.verdicts import judge_all
+from cleanup_job.walks import stopped_since, walk_all
 from cleanup_job.watch import Check, RunWatch, stop_file, time_budget, told_to
 from cleanup_job.waves import purge_all
 
 if TYPE_CHECKING:
+    from cleanup_job.dask_pool import DaskPool
     from cleanup_job.run_journal import RunJournal
 
 __all__ = ["Observer", "run"]
-
-MOST_SHOWN = 10
-"""Coordinators that somebody sees who is asked to agree to a plan."""
 
 
 def run(
@@ -101,43 +103,90 @@ def _run(
     _require_no_stop_file(config)
     journaled = _journal(journal, clock)
     by_plan = None if dry_run else read_plan(config, plan_path)
-    first = topology.discover(config.access())
-    _require_whole(config, first)
-    began_ms = topology.clock_ms(first.servers[0]) if plan_path else 0
-    require_fit(by_plan, first, began_ms, config)
-    clock.observer.found(first)
-    workers = workers_for(config.workers, config.engine, first.keys)
-    sweep = _prepare(
-        config, clock, first, workers, journaled, dry_run=dry_run, show=show, plan_path=plan_path
-    )
-    with (
-        held(sweep.lease, first.uncovered),
-        open_pool(config.engine, workers, profile) as pool,
-        closing(sweep.gauge),
-    ):
+    _require_names(config, plan_path, journal)
+    with ExitStack() as ends:
+        access, remote = ends.enter_context(_engine(config, clock.run_id))
+        first = topology.discover(access)
+        _require_whole(config, first)
+        began_ms = topology.clock_ms(first.servers[0]) if plan_path else 0
+        require_fit(by_plan, first, began_ms, config)
+        clock.observer.found(first)
+        workers = (
+            remote.workers if remote else workers_for(config.workers, config.engine, first.keys)
+        )
+        sweep = _prepare(
+            config,
+            access,
+            clock,
+            first,
+            workers,
+            journaled,
+            dry_run=dry_run,
+            show=show,
+            plan_path=plan_path,
+        )
+        ends.enter_context(held(sweep.lease, first.uncovered))
+        pool = ends.enter_context(
+            closing(remote) if remote else open_pool(config.engine, workers, profile)
+        )
+        shelf = remote or ends.enter_context(_shelf(config, pool, first))
+        ends.enter_context(closing(sweep.gauge))
         clock.pool = pool
+        sweep = structs.replace(sweep, shelf=shelf)
         with clock.phase("survey", first.keys):
             surveyed = walk_all(sweep, pool, first)
         with clock.phase("judge", 0):
-            verdicts = decide(surveyed.findings, sweep.schema, surveyed.uncovered)
-            surveyed = surveyed.without_names()
-            scope = scope_of_run(sweep, surveyed, verdicts, by_plan)
-            plan = _plan(sweep, pool, surveyed, verdicts, scope)
-            surveyed = stopped_since(sweep, surveyed)
-        clock.observer.judged(coordinators_of(verdicts), kept_by_reason(verdicts))
-        clock.observer.planned(plan.coordinators, plan.counts)
-        refused = _refusals(sweep, surveyed.target, verdicts, plan)
+            surveyed, judged = judge_all(sweep, pool, surveyed, by_plan, began_ms)
+            surveyed = stopped_since(sweep, surveyed.without_names())
+        tally = judged.tally
+        clock.observer.judged(coordinators_of(tally), tally.reasons)
+        clock.observer.planned(tally.purged, tally.planned)
+        refused = _refusals(sweep, surveyed.target, tally)
         goes = not (dry_run or refused)
-        with clock.phase("purge", plan.size if goes else 0):
-            outcomes = purge_all(sweep, pool, surveyed, plan) if goes else []
-    plan_use = (
-        plan_use_of(by_plan, scope, plan)
-        if by_plan
-        else write_plan(sweep, surveyed, verdicts, plan, began_ms)
-    )
-    swept = Swept(surveyed, verdicts, scope, plan, refused, outcomes, plan_use)
+        with clock.phase("purge", tally.size if goes else 0):
+            outcomes = _purge(sweep, pool, surveyed, judged) if goes else []
+    swept = Swept(surveyed, judged, refused, outcomes)
     after = _look_once_more(sweep, surveyed.target, 0 if is_hopeless(outcomes) else None)
     return report_of(sweep, clock, Seen(first, surveyed.target, after), swept)
+
+
+@contextmanager
+def _engine(config: Config, run_id: str) -> Iterator[tuple[Access, DaskPool | None]]:
+    """How to get at the servers, and the workers that are elsewhere, if they are.
+
+    Raises:
+        EngineError: they can't be used as they are.
+        EngineUnavailableError: they can't be reached.
+    """
+    access = config.access()
+    if config.engine != "dask":
+        yield access, None
+        return
+    # Imported where it is asked for: it takes a second, and may not be installed.
+    from cleanup_job.dask_cluster import cluster
+    from cleanup_job.dask_pool import DaskPool
+
+    with cluster(config.dask, config.workers, access) as (client, theirs):
+        most = config.workers if isinstance(config.workers, int) else None
+        yield theirs, DaskPool(client, run_id, most)
+
+
+@contextmanager
+def _shelf(config: Config, pool: Pool, target: Target) -> Iterator[Shelf | None]:
+    """Where names are kept that are too many for this process; None if they are not."""
+    limit = config.memory_bytes()
+    if limit is None or memory.fits(limit, target.keys, pool.workers):
+        yield None
+        return
+    with file_shelf(pool, memory.names_at_once(limit, pool.workers)) as shelf:
+        yield shelf
+
+
+def _purge(sweep: Sweep, pool: Pool, surveyed: Surveyed, judged: Judged) -> list[Outcome]:
+    if judged.plan is not None:
+        return purge_all(sweep, pool, surveyed, judged.plan)
+    assert sweep.shelf is not None, "there the plan is, if it is not here"
+    return purge_in_ranges(sweep, sweep.shelf, pool, surveyed, judged)
 
 
 def _journal(name: str | None, clock: Clock) -> RunJournal | None:
@@ -150,6 +199,7 @@ def _journal(name: str | None, clock: Clock) -> RunJournal | None:
 
 def _prepare(
     config: Config,
+    access: Access,
     clock: Clock,
     target: Target,
     workers: int,
@@ -165,7 +215,7 @@ def _prepare(
     checks = _checks(config, clock, lease)
     return Sweep(
         config=config,
-        access=config.access(),
+        access=access,
         schema=schema,
         rule=config.rule(),
         observer=clock.observer,
@@ -184,12 +234,31 @@ def _prepare(
 def _checks(config: Config, clock: Clock, lease: Lease | None) -> Iterator[Check]:
     """What may end the run; the first that does is told in the report."""
     yield told_to(clock)
+    yield lambda: clock.pool.ended if clock.pool else None
     if config.stop_file is not None:
         yield stop_file(config.stop_file)
     if config.time_budget is not None:
         yield time_budget(config.time_budget, lambda: clock.duration_s)
     if lease is not None:
         yield lambda: lease.keep(deleting=clock.now == "purge")
+
+
+def _require_names(config: Config, plan_path: str | None, journal: str | None) -> None:
+    """Refuse files of names where names do not come to this process, or to this machine.
+
+    Raises:
+        ConfigError: if that is so.
+    """
+    if plan_path is not None and config.memory_limit is not None:
+        raise ConfigError(
+            "--plan: with memory_limit names are not held all at once, as a plan file needs; leave "
+            "out one of them"
+        )
+    if config.engine == "dask" and (plan_path or journal):
+        raise ConfigError(
+            f"{'--plan' if plan_path else '--journal'}: with engine dask names stay with its "
+            "workers, and the file would be here; use engine processes"
+        )
 
 
 def _require_no_stop_file(config: Config) -> None:
@@ -226,44 +295,20 @@ def _require_whole(config: Config, target: Target) -> None:
         )
 
 
-def _plan(sweep: Sweep, pool: Pool, surveyed: Surveyed, verdicts: Verdicts, scope: Scope) -> Plan:
-    """What will go: everything of stale coordinators, and of orphans if it is asked for."""
-    target = surveyed.target
-    if sweep.config.orphans != "purge" or not target.tracks_idle_time:
-        return make_plan(
-            verdicts,
-            sweep.schema,
-            clustered=target.clustered,
-            covered=surveyed.covered,
-            left_out=scope.left_out,
-        )
-    young = young_orphans(sweep, pool, surveyed, verdicts, scope.orphans)
-    return make_plan(
-        verdicts,
-        sweep.schema,
-        clustered=target.clustered,
-        covered=surveyed.covered,
-        orphans=scope.orphans - young,
-        orphan_grace_s=sweep.config.orphan_grace,
-        left_out=scope.left_out,
-    )
-
-
-def _refusals(sweep: Sweep, target: Target, verdicts: Verdicts, plan: Plan) -> list[Problem]:
+def _refusals(sweep: Sweep, target: Target, tally: Tally) -> list[Problem]:
     """Why nothing may be deleted: what looks wrong, or that somebody says no."""
     scale = brakes.Scale(
-        live=len(verdicts.live),
-        known=verdicts.checked + len(plan.orphans),
-        dead=len(verdicts.stale.ids) + len(plan.orphans),
-        purged=plan.coordinators,
-        keys=plan.size,
+        live=tally.live,
+        known=tally.checked + tally.orphans_planned,
+        dead=tally.stale + tally.orphans_planned,
+        purged=tally.purged,
+        keys=tally.size,
     )
-    refused = brakes.refusals(
-        sweep.config.limits(), scale, target.clocks_ahead_ms, verdicts.kept_as(Kind.FUTURE)
-    )
+    future = [tally.ahead] if tally.ahead else []
+    refused = brakes.refusals(sweep.config.limits(), scale, target.clocks_ahead_ms, future)
     if refused or sweep.dry_run or scale.purged <= sweep.config.confirm_above:
         return refused
-    if sweep.observer.confirm(preview_of(plan, verdicts, MOST_SHOWN)) or sweep.watch.stopping():
+    if sweep.observer.confirm(tally.preview()) or sweep.watch.stopping():
         return []
     message = "the plan was not confirmed: --yes does not ask"
     return [Problem("not_confirmed", message, scale.purged)]

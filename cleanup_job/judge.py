@@ -197,6 +197,7 @@ class Verdicts:
         crowded: keys that name more stale coordinators than can be checked; they are kept.
         matched: distinct keys by family, heartbeats last.
         longest: bytes of the longest name or heartbeat.
+        guests: those of `stale` that are somebody else's to count and to delete: see `Guests`.
     """
 
     live: set[bytes] = field(default_factory=set)
@@ -208,11 +209,17 @@ class Verdicts:
     crowded: list[bytes] = field(default_factory=list)
     matched: list[int] = field(default_factory=list)
     longest: int = 0
+    guests: set[bytes] = field(default_factory=set)
+
+    @property
+    def stale_count(self) -> int:
+        """Stale coordinators, without guests."""
+        return len(self.stale.ids) - len(self.guests)
 
     @property
     def checked(self) -> int:
-        """Coordinators that have a heartbeat of any kind."""
-        return len(self.live) + len(self.stale.ids) + len(self.kept)
+        """Coordinators that have a heartbeat of any kind, without guests."""
+        return len(self.live) + self.stale_count + len(self.kept)
 
     def orphan_ids(self) -> set[bytes]:
         """The ids that orphaned keys are counted under."""
@@ -223,8 +230,25 @@ class Verdicts:
         return [sample for sample in self.kept.values() if sample.kind is kind]
 
 
+@dataclass(frozen=True, slots=True)
+class Guests:
+    """Coordinators of other ranges that keys of this one name, where ids are judged in ranges.
+
+    Attributes:
+        alive: ids with a heartbeat that keeps their keys.
+        stale: the others that have one.
+    """
+
+    alive: frozenset[bytes] = frozenset()
+    stale: StaleRun = StaleRun([], [], [])  # noqa: RUF009 - nobody writes to it
+
+
 def decide(
-    findings: Sequence[Findings], schema: Schema, uncovered: frozenset[int] = frozenset()
+    findings: Sequence[Findings],
+    schema: Schema,
+    uncovered: frozenset[int] = frozenset(),
+    guests: Guests | None = None,
+    widths: frozenset[int] | None = None,
 ) -> Verdicts:
     """Give every coordinator its verdict and every owned key its owner.
 
@@ -232,19 +256,24 @@ def decide(
         findings: of all partitions.
         schema: the families.
         uncovered: slots that nobody looked into. Whose heartbeat would be there may be alive.
+        guests: whom keys name beside those of the findings, if these are not everything.
+        widths: the numbers of segments of all ids, if there are others than these.
     """
+    guests = guests or Guests()
     verdicts = Verdicts(longest=max((found.longest for found in findings), default=0))
     for found in findings:
         verdicts.live.update(found.live)
         verdicts.kept.update({sample.coordinator_id: sample for sample in found.kept})
-    alive = verdicts.live | verdicts.kept.keys()
+    alive = verdicts.live | verdicts.kept.keys() | guests.alive
     for coordinator_id in verdicts.live & verdicts.kept.keys():
         del verdicts.kept[coordinator_id]
     bounds = _bounds(findings)
-    verdicts.stale = _stale(findings, alive, bounds)
+    verdicts.stale = _stale(findings, guests.stale, alive, bounds)
+    verdicts.guests = {name for name in guests.stale.ids if name in verdicts.stale.places}
 
     alive.discard(b"")
-    widths = widths_of(alive) | widths_of(verdicts.stale.ids)
+    if widths is None:
+        widths = widths_of(alive) | widths_of(verdicts.stale.ids)
     for family, (_, pattern) in enumerate(schema.owned):
         runs = [run for found in findings for run in found.owned[family]]
         may_go = None
@@ -289,13 +318,16 @@ def _cut(runs: Iterable[Sequence[bytes]], bounds: Sequence[bytes]) -> list[list[
     return ranges
 
 
-def _stale(findings: Sequence[Findings], alive: set[bytes], bounds: Sequence[bytes]) -> Stale:
+def _stale(
+    findings: Sequence[Findings], guests: StaleRun, alive: set[bytes], bounds: Sequence[bytes]
+) -> Stale:
     """All stale ones in order, without those that are alive after all.
 
     A heartbeat may be seen twice, with another value each time. What spares wins, else the last.
     """
     stale = Stale()
-    for run in _cut_stale(findings, bounds):
+    runs = [run for found in findings for run in found.stale]
+    for run in _cut_stale([*runs, guests], bounds):
         order = sorted(range(len(run.ids)), key=run.ids.__getitem__)
         ids = _pick(run.ids, order)
         is_last = _ends_run(ids)
@@ -311,10 +343,10 @@ def _stale(findings: Sequence[Findings], alive: set[bytes], bounds: Sequence[byt
     return stale
 
 
-def _cut_stale(findings: Sequence[Findings], bounds: Sequence[bytes]) -> list[StaleRun]:
+def _cut_stale(runs: Iterable[StaleRun], bounds: Sequence[bytes]) -> list[StaleRun]:
     """The same as `_cut` for stale coordinators."""
     ranges = [StaleRun([], [], []) for _ in range(len(bounds) + 1)]
-    for run in chain.from_iterable(found.stale for found in findings):
+    for run in runs:
         first = 0
         for some, bound in zip(ranges, [*bounds, None], strict=True):
             end = len(run.ids) if bound is None else bisect_left(run.ids, bound, first)
@@ -504,8 +536,10 @@ def _share_out(
             if len(others) > MOST_NAMED:
                 verdicts.crowded.append(key)
                 continue
-            # The longest is the owner; max() keeps the leading one of a tie.
-            owner = max(others, key=len)
+            # The longest is the owner; max() keeps the leading one of a tie. A guest is one only
+            # where nobody else is: its heartbeat would have to wait for what others delete.
+            own = [name for name in others if name not in verdicts.guests]
+            owner = max(own or others, key=len)
             del others[owner]
             if others:
                 verdicts.co_owners[key] = tuple(others)

@@ -9,7 +9,7 @@ pickle.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import compress
 from typing import Any, Final, NamedTuple, Protocol
@@ -38,6 +38,12 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "'***'"
+
+
+class OwnSecret(Secret):
+    """In place of a password: whoever connects has it in its own environment (see `wire`)."""
+
+    __slots__ = ()
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -129,6 +135,13 @@ class Access(msgspec.Struct, frozen=True):
             host, _, text = mapped.rpartition(":")
             port = int(text)
         return self.endpoint.at(host.strip("[]"), port)
+
+
+def withheld(access: Access) -> Access:
+    """The same for workers who have the password themselves; Sentinels are for the job to ask."""
+    endpoint = msgspec.structs.replace(access.endpoint, password=OwnSecret())
+    sentinels = tuple(msgspec.structs.replace(one, password=None) for one in access.sentinels)
+    return msgspec.structs.replace(access, endpoint=endpoint, sentinels=sentinels)
 
 
 SlotRange = tuple[int, int]
@@ -311,6 +324,38 @@ class StaleRun(NamedTuple):
         self.ages_ms.extend(other.ages_ms)
 
 
+class Ref(msgspec.Struct, frozen=True):
+    """Where a value is kept that did not come to the job: see `shelf`.
+
+    Attributes:
+        place: whoever keeps it knows what that is.
+        first: where in it the value begins.
+        length: how long it is, in bytes; 0 for nobody knows.
+    """
+
+    place: str
+    first: int = 0
+    length: int = 0
+
+
+class Shelved(msgspec.Struct, frozen=True):
+    """What the job has to know of findings that it does not have.
+
+    Attributes:
+        ref: where they are.
+        names: how many names they hold.
+        size: bytes of these.
+        sample: a few of the ids, and of what follows the prefixes of owned keys.
+        widths: the numbers of segments of all ids.
+    """
+
+    ref: Ref
+    names: int
+    size: int
+    sample: list[bytes]
+    widths: frozenset[int]
+
+
 class Findings(msgspec.Struct, frozen=True):
     """What one partition holds. A name may occur more than once.
 
@@ -324,6 +369,7 @@ class Findings(msgspec.Struct, frozen=True):
         stale: runs.
         owned: per owned family in the schema's order, runs of keys, each ascending.
         longest: bytes of the longest name or heartbeat.
+        shelved: where the names are, if not here.
     """
 
     partition: Partition
@@ -336,10 +382,11 @@ class Findings(msgspec.Struct, frozen=True):
     owned: list[list[list[bytes]]]
     timings: Timings
     longest: int = 0
+    shelved: Shelved | None = None
 
     def without_names(self) -> Findings:
         """What is left to tell of the walk when its names are in the verdicts."""
-        return msgspec.structs.replace(self, live=[], stale=[], owned=[])
+        return msgspec.structs.replace(self, live=[], kept=[], stale=[], owned=[])
 
     def __reduce__(self) -> tuple[Callable[..., Findings], tuple[object, ...]]:
         fields = msgspec.structs.asdict(self)
@@ -491,6 +538,15 @@ class Owned(msgspec.Struct, frozen=True):
         owners = [place - first for place in self.owners[lowest:highest]]
         return Owned(owners, self.keys[lowest:highest], self.prefix)
 
+    def of(self, new_places: Mapping[int, int]) -> Owned:
+        """The keys of the owners that have a new place; these must ascend as the old ones do."""
+        wanted = [owner in new_places for owner in self.owners]
+        return Owned(
+            [new_places[owner] for owner in compress(self.owners, wanted)],
+            [*compress(self.keys, wanted)],
+            self.prefix,
+        )
+
     def _places(self, first: int, end: int) -> tuple[int, int]:
         return bisect_left(self.owners, first), bisect_left(self.owners, end)
 
@@ -543,6 +599,20 @@ class Lot(msgspec.Struct, frozen=True):
             end = self._end(first, len(self.ids), keys)
             yield self._part(first, end)
             first = end
+
+    def only(self, wanted: Sequence[bool]) -> Lot:
+        """The wanted coordinators with their keys."""
+        if all(wanted):
+            return self
+        places = [place for place, yes in enumerate(wanted) if yes]
+        new_places = dict(zip(places, range(len(places)), strict=True))
+        return msgspec.structs.replace(
+            self,
+            ids=[*compress(self.ids, wanted)],
+            prints=[*compress(self.prints, wanted)],
+            owned=[family.of(new_places) for family in self.owned],
+            slots=[*compress(self.slots, wanted)],
+        )
 
     def _part(self, first: int, end: int) -> Lot:
         return msgspec.structs.replace(
@@ -675,6 +745,8 @@ class Outcome(msgspec.Struct, frozen=True):
         rewritten: those of `spared` whose own heartbeat was stale when judged and is another one
             now, fresh or not.
         hopeless: a server that the batches need is gone, and waiting did not help.
+        purged_unnamed: how many more went, whose names stayed where they were deleted.
+        begun_elsewhere: what is left out of `begun`, packed.
     """
 
     counts: Counts
@@ -689,6 +761,33 @@ class Outcome(msgspec.Struct, frozen=True):
     timings: Timings
     rewritten: frozenset[bytes] = frozenset()
     hopeless: bool = False
+    purged_unnamed: int = 0
+    begun_elsewhere: tuple[bytes, bytes] = (b"", b"")
+
+    @property
+    def purged_count(self) -> int:
+        """How many stale coordinators' heartbeats went."""
+        return len(self.purged) + self.purged_unnamed
+
+    def brief(self) -> Outcome:
+        """The same for a job that is to hold no names of what went well."""
+        names, keys = [*self.begun], [*self.begun.values()]
+        return msgspec.structs.replace(
+            self,
+            purged=[],
+            purged_unnamed=self.purged_count,
+            begun={},
+            begun_elsewhere=(pack(names), msgspec.msgpack.encode(keys)) if names else (b"", b""),
+        )
+
+    def begun_of(self, names: Container[bytes]) -> dict[bytes, int]:
+        """Those of `begun`, wherever it is, that are among these."""
+        begun = self.begun
+        packed, keys = self.begun_elsewhere
+        if packed:
+            counts = msgspec.msgpack.decode(keys, type=list[int])
+            begun = {**begun, **dict(zip(unpack(packed), counts, strict=True))}
+        return {name: count for name, count in begun.items() if name in names}
 
 
 class Written(msgspec.Struct, frozen=True):

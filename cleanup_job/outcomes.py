@@ -54,7 +54,7 @@ def losses_of(outcomes: Sequence[Outcome]) -> dict[bytes, int]:
         return {}
     begun: Counter[bytes] = Counter()
     for outcome in outcomes:
-        begun.update(outcome.begun)
+        begun.update(outcome.begun_of(back))
     return {name: begun[name] for name in sorted(back) if begun[name]}
 
 

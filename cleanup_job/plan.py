@@ -22,7 +22,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -157,13 +157,14 @@ def make_plan(
     # A batch of few enough keys may still be too long to send.
     # For each of its keys it has a name, or a name and a heartbeat.
     is_long = 2 * verdicts.longest * KEYS_PER_BATCH > BYTES_PER_BATCH
-    spread = _spread_places(verdicts, is_long).difference(left_out)
+    guests = {verdicts.stale.places[name] for name in verdicts.guests}
+    spread = _spread_places(verdicts, is_long).union(guests).difference(left_out)
     slots = _slots(verdicts, schema, clustered=clustered, covered=covered)
-    waiting = spread
+    waiting = spread - guests
     if slots:
-        waiting = {*spread, *_places_of(None, slots)}.difference(left_out)
+        waiting = {*spread, *_places_of(None, slots)}.difference(left_out, guests)
     batches = _spread_batches(verdicts, spread, schema, clustered=clustered)
-    checkable = frozenset(name for name in orphans if _is_checkable(name, verdicts, schema))
+    checkable = frozenset(name for name in orphans if is_checkable(name, verdicts, schema))
     if checkable:
         batches += orphan_batches(checkable, verdicts, schema, orphan_grace_s, clustered=clustered)
     return Plan(
@@ -185,7 +186,7 @@ def _counts(
             schema.owned, verdicts.owned, verdicts.orphans, strict=True
         )
     }
-    return {**counts, HEARTBEAT: len(verdicts.stale.ids) - len(left_out)}
+    return {**counts, HEARTBEAT: verdicts.stale_count - len(left_out)}
 
 
 def _count(owned: Owned, left_out: Collection[int]) -> int:
@@ -279,6 +280,51 @@ def listed(verdicts: Verdicts, schema: Schema, orphans: Collection[bytes]) -> It
     )
 
 
+# -- what a worker gets --------------------------------------------------------------------------
+
+KEYS_PER_PORTION = 8_000
+"""Keys that a worker gets to delete at once: enough to keep several batches in flight, few
+enough that a stop or a lost worker does not concern many."""
+
+FAR_KEYS_PER_PORTION = 50_000
+"""The same where a task costs messages between machines."""
+
+
+class Portion(NamedTuple):
+    """What a worker gets to delete at once."""
+
+    lots: tuple[Lot, ...] = ()
+    batches: tuple[Batch, ...] = ()
+
+    def counts(self, schema: Schema) -> dict[str, int]:
+        """How many keys it has, by family; heartbeats that wait for another wave are not its."""
+        families = [
+            sum(len(lot.owned[place].owners) for lot in self.lots)
+            + sum(len(batch.keys[place]) for batch in self.batches)
+            for place in range(len(schema.owned))
+        ]
+        heartbeats = sum(len(lot.ids) - lot.slots.count(None) for lot in self.lots)
+        heartbeats += sum(batch.own_heartbeats for batch in self.batches)
+        return dict(zip(schema.family_names, (*families, heartbeats), strict=True))
+
+
+def portions(lot: Lot, batches: Iterable[Batch] = (), *, is_far: bool = False) -> Iterator[Portion]:
+    """All of this in portions; larger ones where workers are far."""
+    most = FAR_KEYS_PER_PORTION if is_far else KEYS_PER_PORTION
+    for part in lot.parts(most):
+        yield Portion((part,))
+    group: list[Batch] = []
+    size = 0
+    for batch in batches:
+        group.append(batch)
+        size += batch.size
+        if size >= most:
+            yield Portion((), tuple(group))
+            group, size = [], 0
+    if group:
+        yield Portion((), tuple(group))
+
+
 # -- what is left ------------------------------------------------------------------------------
 
 
@@ -299,41 +345,13 @@ class Preview(NamedTuple):
     newest: tuple[bytes, int] | None
 
 
-def preview_of(plan: Plan, verdicts: Verdicts, most: int) -> Preview:
-    """What the plan would delete, with at most so many of its coordinators as examples."""
-    planned = {*plan.lot.ids, *plan.last.ids}
-    stale = verdicts.stale
-    ages = [
-        (age_ms, name)
-        for name, age_ms in zip(stale.ids, stale.ages_ms, strict=True)
-        if name in planned
-    ]
-    newest = min(ages, default=None)
-    return Preview(
-        plan.coordinators,
-        plan.counts,
-        len(plan.orphans),
-        [(name, age_ms) for age_ms, name in heapq.nlargest(most, ages)],
-        None if newest is None else (newest[1], newest[0]),
-    )
-
-
 def hold_back(lot: Lot, ids: Collection[bytes]) -> tuple[Lot, Lot]:
     """Split heartbeats into those that may go and those of `ids`, which must stay.
 
     A heartbeat stays if some key of its coordinator is left, so that the next run finds it.
     """
     stays = [name in ids for name in lot.ids]
-    return _some(lot, [not yes for yes in stays]), _some(lot, stays)
-
-
-def _some(lot: Lot, wanted: Sequence[bool]) -> Lot:
-    return structs.replace(
-        lot,
-        ids=[*compress(lot.ids, wanted)],
-        prints=[*compress(lot.prints, wanted)],
-        slots=[*compress(lot.slots, wanted)],
-    )
+    return lot.only([not yes for yes in stays]), lot.only(stays)
 
 
 # -- stale coordinators ----------------------------------------------------------------------
@@ -526,7 +544,8 @@ def _only_slot(keys: Iterable[bytes]) -> int | None:
     return slots.pop() if len(slots) == 1 else None
 
 
-def _is_checkable(orphan_id: bytes, verdicts: Verdicts, schema: Schema) -> bool:
+def is_checkable(orphan_id: bytes, verdicts: Verdicts, schema: Schema) -> bool:
+    """False if it has a key that could name more ids than can be looked at."""
     return all(
         candidates_within(pattern, key, MOST_NAMED)
         for keys, (_, pattern) in zip(verdicts.orphans, schema.owned, strict=True)

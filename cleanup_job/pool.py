@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from cleanup_job.model import UNTRIED, Stage, Watch
+from cleanup_job.model import UNTRIED, Problem, Stage, Watch
 from cleanup_job.pulse import Rests, unlimited
 
 KEYS_PER_WORKER = 400_000
@@ -36,12 +36,16 @@ class Pool(Protocol):
         deaths: how each worker ended that died by itself, in words.
         reruns: how many tasks `map_again` has run again.
         waited_s: what a worker, on the average, has rested for `max_keys_per_second` so far.
+        ended: why no stage can be run any more.
+        is_far: tasks go to other machines, so that few large ones are better than many small ones.
     """
 
     workers: int
     cpu_s: float
     deaths: list[str]
     reruns: int
+    ended: Problem | None
+    is_far: bool
 
     @property
     def waited_s(self) -> float:
@@ -94,8 +98,26 @@ def map_again(
     Raises:
         CleanupJobError: what the stage raised.
     """
+    return run_again(
+        pool,
+        lambda some, most: pool.map(stage, some, watch, per_node=most),
+        tasks,
+        again,
+        per_node=per_node,
+    )
+
+
+def run_again(
+    pool: Pool,
+    run: Callable[[Iterable[Task], int | None], Iterator[tuple[Task, Any]]],
+    tasks: Iterable[Task],
+    again: Callable[[Task, int], Task | None],
+    *,
+    per_node: int | None = None,
+) -> Iterator[tuple[Task, Any]]:
+    """The same for whatever runs tasks on a pool; `run` is given them, and `per_node`."""
     lost: list[Task] = []
-    for task, result in pool.map(stage, tasks, watch, per_node=per_node):
+    for task, result in run(tasks, per_node):
         if result is None:
             lost.append(task)
         else:
@@ -103,7 +125,7 @@ def map_again(
     for task in lost:
         runs = 1
         while (rest := again(task, runs)) is not None:
-            [(task, result)] = pool.map(stage, [rest], watch)
+            [(task, result)] = run([rest], None)
             if result is not UNTRIED:
                 pool.reruns += 1
             if result is not None:
@@ -174,6 +196,8 @@ class _Serial:
     cpu_s = 0.0
     reruns = 0
     waited_s = 0.0
+    ended: Problem | None = None
+    is_far = False
 
     def __init__(self) -> None:
         self.deaths: list[str] = []

@@ -26,18 +26,18 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain, count, islice
+from itertools import count
 from multiprocessing import connection
 from operator import itemgetter
 from typing import Any
 
-from cleanup_job.model import UNTRIED, Pulse, Stage, Watch
+from cleanup_job.model import UNTRIED, Problem, Pulse, Stage, Watch
 from cleanup_job.pulse import Rests
 from cleanup_job.throttle import UNLIMITED, Allowance
+from cleanup_job.turns import Turns
 
 POLL_S = 0.1
 """How often the job looks at progress and at the stop flag while workers work."""
@@ -106,52 +106,6 @@ class _Shared:
         return min(POLL_S, allowed.ask_again_s)
 
 
-class _Queue:
-    """Tasks that wait: to be made, or for their node to have room."""
-
-    def __init__(self, tasks: Iterable[Any], per_node: int | None) -> None:
-        self._upcoming = iter(tasks)
-        self._waiting: deque[Any] = deque()
-        self._per_node = per_node
-        self._busy: Counter[str] = Counter()
-
-    def __bool__(self) -> bool:
-        if not self._waiting:
-            self._waiting.extend(islice(self._upcoming, 1))
-        return bool(self._waiting)
-
-    def ready(self, most: int) -> list[Any]:
-        """The tasks that may begin now, at most so many; they count as begun."""
-        ready: list[Any] = []
-        waiting: deque[Any] = deque()
-        while len(ready) < most and self:
-            task = self._waiting.popleft()
-            if self._per_node is None:
-                ready.append(task)
-            elif self._busy[task.node] < self._per_node:
-                self._busy[task.node] += 1
-                ready.append(task)
-            else:
-                waiting.append(task)
-        self._waiting = waiting + self._waiting
-        return ready
-
-    def rest(self) -> Iterator[Any]:
-        """The tasks that never began."""
-        return chain(self._waiting, self._upcoming)
-
-    def finish(self, task: Any) -> None:
-        """A task that was begun is through."""
-        if self._per_node is not None:
-            self._busy[task.node] -= 1
-
-    def put_back(self, tasks: Sequence[Any]) -> None:
-        """Tasks that were to begin, and did not: they come first again."""
-        for task in tasks:
-            self.finish(task)
-        self._waiting.extendleft(reversed(tasks))
-
-
 class Processes:
     """A pool of worker processes on this machine: see `pool.Pool`."""
 
@@ -161,6 +115,8 @@ class Processes:
         self.cpu_s = 0.0
         self.deaths: list[str] = []
         self.reruns = 0
+        self.ended: Problem | None = None
+        self.is_far = False
         self._in_vain = 0
         self._unbegun = 0
         self._waited_before_s = 0.0
@@ -189,7 +145,7 @@ class Processes:
         self, stage: Stage, tasks: Iterable[Any], watch: Watch, *, per_node: int | None = None
     ) -> Iterator[tuple[Any, Any | None]]:
         """As `pool.Pool.map`."""
-        queue = _Queue(tasks, per_node)
+        queue = Turns(tasks, per_node)
         while queue:
             if self._broken:
                 if self._is_hopeless() or watch.stopping():
@@ -203,7 +159,7 @@ class Processes:
     def _is_hopeless(self) -> bool:
         return self._in_vain >= MOST_IN_VAIN or self._unbegun >= MOST_UNBEGUN
 
-    def _map(self, stage: Stage, queue: _Queue, watch: Watch) -> Iterator[tuple[Any, Any | None]]:
+    def _map(self, stage: Stage, queue: Turns, watch: Watch) -> Iterator[tuple[Any, Any | None]]:
         """Run tasks until there are none, or until a worker is lost."""
         reported = sum(self._shared.done)
         self._shared.limited.value = int(watch.allowance is not None)
@@ -241,7 +197,7 @@ class Processes:
             yield from ((task, None) for task in self._sort_out(unheard, queue))
 
     def _hand_out(
-        self, stage: Stage, queue: _Queue, pending: dict[Future[Any], _Numbered]
+        self, stage: Stage, queue: Turns, pending: dict[Future[Any], _Numbered]
     ) -> list[_Numbered]:
         """Give the workers what they have room for; the task on the way to which that failed.
 
@@ -261,7 +217,7 @@ class Processes:
             pending[future] = self._number, task
         return []
 
-    def _sort_out(self, unheard: list[_Numbered], queue: _Queue) -> list[Any]:
+    def _sort_out(self, unheard: list[_Numbered], queue: Turns) -> list[Any]:
         """The tasks of a pool that broke which may have been begun; the others wait again."""
         # All workers are dead by now, so this stays as it is.
         last = max(self._shared.begun)

@@ -162,6 +162,14 @@ def look_at_lost(task: PurgeTask) -> tuple[Outcome, PurgeTask | None]:
     return run.outcome(), rest
 
 
+def used_up(runs: int) -> CleanupJobError:
+    """Why keys are left whose workers died so many times."""
+    times = "the worker process died" if runs == 1 else f"each of {runs} worker processes died"
+    return CleanupJobError(
+        f"{times} that had these keys to delete (max_attempts): they were left", "max_attempts"
+    )
+
+
 class _Unwatched:
     """A pulse that nobody feels."""
 
@@ -745,7 +753,9 @@ class _Purge:
         self.unsettled.update(batch.guard_ids[guards[0]] for guards in attempt.needs())
 
     def spare(self, batch: Batch) -> None:
-        """Count a batch of heartbeats that was never sent because they are to stay."""
+        """Count a batch that was never sent because its heartbeats are to stay."""
+        for name, keys in zip(self.families, batch.keys, strict=False):
+            self._count(name, spared=len(keys))
         self._count(HEARTBEAT, spared=batch.own_heartbeats)
         self.spared.update(batch.guard_ids)
 

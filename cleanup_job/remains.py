@@ -12,7 +12,6 @@ beat. They are *headless*. In the next run they are orphans, which have a grace.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from itertools import compress
 
 import msgspec
 from msgspec import structs
@@ -71,33 +70,9 @@ def _split(lot: Lot, schema: Schema, there: Collection[bytes]) -> tuple[Lot, lis
         has_heartbeat = heartbeat in there
         goes.append(place in owners if waits else has_heartbeat)
         lacks.append(place in owners and not (waits or has_heartbeat))
-    headless = _only(lot, lacks)
+    headless = lot.only(lacks)
     batches = headless.batches(lambda _: KEYS_PER_BATCH) if headless.ids else ()
-    return _only(lot, goes), [structs.replace(batch, own_heartbeats=0) for batch in batches]
-
-
-def _only(lot: Lot, wanted: Sequence[bool]) -> Lot:
-    """The wanted coordinators with their keys."""
-    if all(wanted):
-        return lot
-    places = [place for place, yes in enumerate(wanted) if yes]
-    new_places = dict(zip(places, range(len(places)), strict=True))
-    return structs.replace(
-        lot,
-        ids=[*compress(lot.ids, wanted)],
-        prints=[*compress(lot.prints, wanted)],
-        owned=[_of(family, new_places) for family in lot.owned],
-        slots=[*compress(lot.slots, wanted)],
-    )
-
-
-def _of(family: Owned, new_places: dict[int, int]) -> Owned:
-    wanted = [owner in new_places for owner in family.owners]
-    return Owned(
-        [new_places[owner] for owner in compress(family.owners, wanted)],
-        [*compress(family.keys, wanted)],
-        family.prefix,
-    )
+    return lot.only(goes), [structs.replace(batch, own_heartbeats=0) for batch in batches]
 
 
 def _batches_left(batches: Sequence[Batch], there: Collection[bytes]) -> Iterator[Batch]:

@@ -18,6 +18,7 @@ from msgspec import Meta
 from cleanup_job import keyspace
 from cleanup_job.brakes import Limits
 from cleanup_job.errors import ConfigError
+from cleanup_job.memory import bytes_of
 from cleanup_job.model import HEARTBEAT, Access, Endpoint, Rule, Schema, Secret, Tls, is_text
 from cleanup_job.throttle import Bounds
 from cleanup_job.urls import HIDDEN, URL_FORMS, parse_url, without_password
@@ -219,6 +220,42 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class Dask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the workers are, with `engine: dask`."""
+
+    scheduler: Annotated[
+        str | None,
+        Meta(description="its address, tcp:// or tls://; null starts workers on this machine"),
+    ] = None
+    ca_file: Annotated[
+        str | None, Meta(description="the authority of a tls:// scheduler, in PEM form")
+    ] = None
+    cert_file: Annotated[
+        str | None, Meta(description="our own certificate for it, in PEM form")
+    ] = None
+    key_file: Annotated[
+        str | None, Meta(description="the key of cert_file, if it is not in the same file")
+    ] = None
+
+    def troubles(self) -> Iterator[str]:
+        """What makes no sense."""
+        address = self.scheduler
+        if address is not None and not _SCHEDULER.fullmatch(address):
+            yield f"dask.scheduler: {address!r} is no address; write tcp://host:8786, or tls://"
+        elif address is not None and address.startswith("tls://"):
+            if self.ca_file is None or self.cert_file is None:
+                yield "dask.scheduler: a tls:// address needs dask.ca_file and dask.cert_file"
+            for name in ("ca_file", "cert_file", "key_file"):
+                path = getattr(self, name)
+                if path is not None and not Path(path).is_file():
+                    yield f"dask.{name}: {path!r} is no file"
+        elif self.ca_file or self.cert_file or self.key_file:
+            yield "dask.ca_file: only a tls:// scheduler has use for certificates"
+
+
+_SCHEDULER = re.compile(r"(tcp|tls)://(\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]]+):[0-9]{1,5}", re.ASCII)
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a run can be told. Make it with `load`, or `validated`."""
 
@@ -239,8 +276,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="worker processes, or auto"),
     ] = "auto"
     engine: Annotated[
-        Literal["serial", "processes"], Meta(description="where the work is done")
+        Literal["serial", "processes", "dask"], Meta(description="where the work is done")
     ] = "processes"
+    dask: Dask = Dask()
+    memory_limit: Annotated[
+        Annotated[str, Meta(min_length=1)] | Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="memory of all our processes together, as 500MB; above it names are kept "
+            "in files and judged in waves"
+        ),
+    ] = None
     per_node: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | Literal["auto"],
         Meta(description="workers that walk the same primary at once, or auto"),
@@ -365,6 +410,21 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         yield from self.redis.troubles()
         yield from _field_troubles(self.keys.timestamp.fields)
         yield from _pattern_troubles(self.keys)
+        yield from _troubles_of(self.memory_bytes)
+        yield from self.dask.troubles()
+        if self.engine == "dask" and self.memory_limit is not None:
+            yield (
+                "memory_limit: with engine dask names are in the memory of its workers; limit that "
+                "where they are started"
+            )
+
+    def memory_bytes(self) -> int | None:
+        """What all our processes may have together, if there is a limit.
+
+        Raises:
+            ConfigError: if that is no size.
+        """
+        return None if self.memory_limit is None else bytes_of(self.memory_limit)
 
     def limits(self) -> Limits:
         """What a run may not exceed."""

@@ -32,7 +32,7 @@ from cleanup_job import acl
 from cleanup_job import wire as wires
 from cleanup_job.cursors import Order, cursor_at, cut_at, place_of
 from cleanup_job.errors import CleanupJobError, CursorOrderError, ServerUnavailableError
-from cleanup_job.judge import ages_ms, fingerprint, fingerprints, judge_heartbeat
+from cleanup_job.judge import Guests, ages_ms, fingerprint, fingerprints, judge_heartbeat
 from cleanup_job.keyspace import covering_glob, slot_of
 from cleanup_job.model import (
     Broken,
@@ -40,6 +40,8 @@ from cleanup_job.model import (
     IdleTask,
     Kind,
     Pulse,
+    Routes,
+    Rule,
     Sample,
     Schema,
     StaleRun,
@@ -179,6 +181,59 @@ def survey_idle(task: IdleTask, pulse: Pulse) -> frozenset[bytes]:
     _drain(router)
     young.update(key for key, idle, count in looks if _is_young(key, idle, count, task))
     return frozenset(young)
+
+
+def look_up(
+    ids: Sequence[bytes], routes: Routes, schema: Schema, rule: Rule, pulse: Pulse
+) -> Guests:
+    """Which of these ids have a heartbeat, and whether it keeps their keys; read only.
+
+    For ids that somebody else's walk has found, or nobody's. Those that are not asked for, since it
+    is to stop, count as alive.
+
+    Raises:
+        ServerUnavailableError: if the connection broke.
+        ServerRefusedError: if the user lacks a right.
+    """
+    router = Router(routes)
+    key_rule = acl.key_rule(schema.heartbeat)
+    alive: set[bytes] = set()
+    stale = StaleRun([], [], [])
+    for start in range(0, len(ids), HEARTBEATS_PER_READ):
+        some = ids[start : start + HEARTBEATS_PER_READ]
+        if pulse.stopping():
+            alive.update(ids[start:])
+            break
+        if pulse.must_rest() and pulse.rest() > RENEW_AFTER_S:
+            router.renew()
+        values, now_ms = _values_of(some, router, schema)
+        for name, value in zip(some, values, strict=True):
+            if _is_wrong_type(value):
+                alive.add(name)
+                continue
+            value = wires.accept("GET", value, routes.access.endpoint, key_rule)
+            if value is not None:
+                judged = judge_heartbeat(value, now_ms, rule)
+                if judged.kind is not Kind.STALE or judged.age_ms is None:
+                    alive.add(name)
+                else:
+                    stale.ids.append(name)
+                    stale.prints.append(fingerprint(value))
+                    stale.ages_ms.append(judged.age_ms)
+    return Guests(frozenset(alive), stale)
+
+
+def _values_of(ids: Sequence[bytes], router: Router, schema: Schema) -> tuple[list[Reply], int]:
+    """Their heartbeats, and the time by a server's clock that was read after them."""
+    values: list[Reply] = []
+    clock: list[Reply] = []
+    keys = schema.heartbeat.keys_for(ids)
+    router.each("GET", keys, values.extend, reads=True)
+    _drain(router)
+    router.send(slot_of(keys[0]), ("TIME",), clock.append, reads=True)
+    _drain(router)
+    seconds, micros = wires.accept("TIME", clock[0], router.endpoint(slot_of(keys[0])))
+    return values, int(seconds) * 1000 + int(micros) // 1000
 
 
 def _drain(router: Router) -> None:

@@ -15,12 +15,14 @@ from msgspec import structs
 
 from cleanup_job.config import Config
 from cleanup_job.gauge import Gauge
-from cleanup_job.judge import Verdicts
 from cleanup_job.lease import Lease
-from cleanup_job.model import Access, Findings, Outcome, Problem, Rule, Schema, Target
+from cleanup_job.model import Access, Findings, Outcome, Problem, Ref, Rule, Schema, Target
 from cleanup_job.observer import Observer
 from cleanup_job.plan import Plan, Scope
+from cleanup_job.reduce import PortionInfo
 from cleanup_job.report import PlanUse
+from cleanup_job.shelf import Shelf
+from cleanup_job.tally import Tally
 from cleanup_job.watch import RunWatch
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Sweep(msgspec.Struct, frozen=True):
 
     Attributes:
         max_block_ms: the setting, or less where somebody else's latency asks for it.
+        shelf: where findings and plans stay that are not for this process to hold.
     """
 
     config: Config
@@ -48,6 +51,7 @@ class Sweep(msgspec.Struct, frozen=True):
     plan_path: Path | None
     lease: Lease | None
     journal: RunJournal | None
+    shelf: Shelf | None = None
 
 
 class Surveyed(msgspec.Struct, frozen=True):
@@ -75,18 +79,39 @@ class Surveyed(msgspec.Struct, frozen=True):
         return not (self.uncovered or self.stopped)
 
 
+class Judged(msgspec.Struct, frozen=True):
+    """Who is what, in numbers, and what is to go.
+
+    Attributes:
+        scope: what a plan that was made before leaves of it.
+        plan_use: the plan file that was written or executed, or why there is none.
+        portions: the plan, if it is on the shelf.
+        late: coordinators whose heartbeats have to wait, since others' portions have keys of them.
+        ranges: in how many the ids were judged.
+    """
+
+    tally: Tally
+    plan: Plan | None
+    scope: Scope
+    portions: tuple[tuple[PortionInfo, Ref], ...] = ()
+    late: frozenset[bytes] = frozenset()
+    ranges: int = 1
+    plan_use: PlanUse | Problem | None = None
+
+
 class Swept(msgspec.Struct, frozen=True):
     """What the stages of a run came to, for its report.
 
     Attributes:
         refused: why nothing was, or would be, deleted.
-        plan_use: the plan file that was written or executed, or why there is none.
     """
 
     surveyed: Surveyed
-    verdicts: Verdicts
-    scope: Scope
-    plan: Plan
+    judged: Judged
     refused: Sequence[Problem]
     outcomes: Sequence[Outcome]
-    plan_use: PlanUse | Problem | None
+
+    @property
+    def tally(self) -> Tally:
+        """See `Judged`."""
+        return self.judged.tally

@@ -46,6 +46,9 @@ KEYS_PER_PARTITION = 50_000
 """One partition's share at least. A partition overshoots its end by up to a page per lane
 (about 1,000 keys), so this keeps what is walked twice below some 4 %."""
 
+FAR_KEYS_PER_PARTITION = 250_000
+"""The same where a task costs messages between machines; it is walked in about a second."""
+
 MOST_KEYS_PER_S = 1_000_000
 """About what a walk can do. A partition begins and ends with waiting for the way to the server, so
 it is to last for `ROUND_TRIPS` of them at least."""
@@ -678,13 +681,21 @@ def _count_slots(wire: Wire, server: Server) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def partitions(servers: Sequence[Server], workers: int) -> tuple[Partition, ...]:
+def partitions(
+    servers: Sequence[Server], workers: int, *, is_far: bool = False
+) -> tuple[Partition, ...]:
     """Cut the servers' keyspaces into shares of about the same size.
 
     At least one share per worker where there are keys enough.
+
+    Args:
+        servers: whose.
+        workers: how many walk them.
+        is_far: they are on other machines, where a share is better large.
     """
+    least = FAR_KEYS_PER_PARTITION if is_far else KEYS_PER_PARTITION
     way_s = max((server.latency_s for server in servers), default=0.0)
-    each = max(KEYS_PER_PARTITION, int(way_s * ROUND_TRIPS * MOST_KEYS_PER_S))
+    each = max(least, int(way_s * ROUND_TRIPS * MOST_KEYS_PER_S))
     counts = _share_out([server.keys for server in servers], _cuttable(servers), workers, each)
     return tuple(
         partition
@@ -706,9 +717,7 @@ def _cuttable(servers: Sequence[Server]) -> list[int]:
     ]
 
 
-def _share_out(
-    keys: Sequence[int], most: Sequence[int], workers: int, each: int = KEYS_PER_PARTITION
-) -> list[int]:
+def _share_out(keys: Sequence[int], most: Sequence[int], workers: int, each: int) -> list[int]:
     """How many shares each server gets, so that all shares are about the same size."""
     total = sum(keys)
     wanted = max(workers, total // each, len(keys))

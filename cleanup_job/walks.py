@@ -7,8 +7,8 @@ with its worker is simply made again. What was not covered in the end is said, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from msgspec import structs
 
@@ -32,6 +32,8 @@ from cleanup_job.model import (
     unpack,
 )
 from cleanup_job.pool import Pool, deaths_of, map_again
+from cleanup_job.reduce import survey_and_keep
+from cleanup_job.shelf import Done, Work, map_works
 from cleanup_job.survey import survey, survey_idle, without_slots
 from cleanup_job.sweep import Surveyed, Sweep
 from cleanup_job.watch import ADVICE
@@ -100,7 +102,7 @@ def walk_all(sweep: Sweep, pool: Pool, target: Target) -> Surveyed:
         samples = (*topology.slot_texts(uncovered)[:3], *where[:3])
         warnings.append(Problem("uncovered", message, len(uncovered), samples))
     everything = [found for some in findings.values() for found in some]
-    if target.uncovered:
+    if target.uncovered and sweep.shelf is None:
         everything = [without_slots(f, sweep.schema, target.uncovered) for f in everything]
     return Surveyed(target, everything, uncovered, tuple(reports.merge_problems(warnings)))
 
@@ -137,7 +139,7 @@ def _walk(
 ) -> list[Findings | Broken]:
     """Walk these servers once, each in partitions if it has an order to cut by."""
     ready = [topology.confirmed(server) for server in servers]
-    partitions = topology.partitions(ready, pool.workers)
+    partitions = topology.partitions(ready, pool.workers, is_far=pool.is_far)
     wire.close_all()  # workers are forked at their first task, and no connection should exist then
     try:
         return _walk_partitions(sweep, pool, partitions, target)
@@ -173,11 +175,38 @@ def _walk_partitions(
 
     per_node = _per_node(sweep, pool, target)
     sweep.gauge.watch(server.endpoint for server in target.servers)
-    for task, found in map_again(pool, survey, tasks, sweep.watch, again, per_node=per_node):
+    for task, found in _surveyed(sweep, pool, tasks, again, per_node):
         results.append(_broken(task.partition, pool) if found is UNTRIED else found)
         if isinstance(found, Findings):
             sweep.observer.walked(task.partition)
     return results
+
+
+def _surveyed(
+    sweep: Sweep,
+    pool: Pool,
+    tasks: Sequence[SurveyTask],
+    again: Callable[[SurveyTask, int], SurveyTask | None],
+    per_node: int,
+) -> Iterator[tuple[SurveyTask, Any]]:
+    """Each task with its findings, which may stay on the shelf."""
+    if sweep.shelf is None:
+        yield from map_again(pool, survey, tasks, sweep.watch, again, per_node=per_node)
+        return
+
+    def work_again(work: Work, runs: int) -> Work | None:
+        task = again(work.task, runs)
+        return None if task is None else Work(task)
+
+    works = map(Work, tasks)
+    for work, done in map_works(
+        sweep.shelf, pool, survey_and_keep, works, sweep.watch, work_again, per_node=per_node
+    ):
+        found = done.told if isinstance(done, Done) else done
+        if isinstance(found, Findings) and found.shelved is not None:
+            there = structs.replace(found.shelved, ref=done.refs[0])
+            found = structs.replace(found, shelved=there)
+        yield work.task, found
 
 
 def _broken(partition: Partition, pool: Pool) -> Broken:

@@ -8,7 +8,7 @@ blindly: what is left of it runs again (see `remains`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from msgspec import structs
@@ -26,16 +26,12 @@ from cleanup_job.model import (
     Target,
 )
 from cleanup_job.outcomes import all_spared, all_unsettled, is_hopeless, is_unrecorded
-from cleanup_job.plan import Plan, hold_back
+from cleanup_job.plan import Plan, hold_back, portions
 from cleanup_job.pool import Pool, deaths_of, map_again
-from cleanup_job.purge import leave, look_at_lost, purge, spare
+from cleanup_job.purge import leave, look_at_lost, purge, spare, used_up
 from cleanup_job.rehearsal import preflight
 from cleanup_job.sweep import Surveyed, Sweep
 from cleanup_job.watch import RunWatch
-
-KEYS_PER_TASK = 8_000
-"""Keys that a worker gets to delete at once: enough to keep several batches in flight, few
-enough that a stop or a lost worker does not concern many."""
 
 
 def purge_all(sweep: Sweep, pool: Pool, surveyed: Surveyed, plan: Plan) -> list[Outcome]:
@@ -44,9 +40,9 @@ def purge_all(sweep: Sweep, pool: Pool, surveyed: Surveyed, plan: Plan) -> list[
     if not plan.size:
         return []
     if sweep.watch.stopping():
-        return [leave(_task(sweep, target, (plan.lot, plan.last), plan.batches))]
-    target = _rehearsed(sweep, target, plan.min_idle_s)
-    with _journal(sweep, target):
+        return [leave(task_of(sweep, target, (plan.lot, plan.last), plan.batches))]
+    target = rehearsed(sweep, target, plan.min_idle_s)
+    with journal_of(sweep, target):
         return _purge_waves(sweep, pool, surveyed, target, plan)
 
 
@@ -60,7 +56,7 @@ def _purge_waves(
         return [*outcomes, _leave(sweep, target, plan.last)]
     last, failed = hold_back(plan.last, all_unsettled(outcomes))
     last, spared = hold_back(last, all_spared(outcomes))
-    problem = _may_come_back(sweep, target, outcomes) if last.ids else None
+    problem = may_come_back(sweep, target, outcomes) if last.ids else None
     if is_unrecorded(outcomes):
         outcomes.append(_leave(sweep, target, last))
     elif problem is None:
@@ -68,16 +64,17 @@ def _purge_waves(
     else:
         left = _leave(sweep, target, last)
         outcomes.append(structs.replace(left, problems=(*left.problems, problem)))
-    return [*outcomes, _leave(sweep, target, failed), spare(_task(sweep, target, (spared,)))]
+    return [*outcomes, _leave(sweep, target, failed), spare(task_of(sweep, target, (spared,)))]
 
 
-def _journal(sweep: Sweep, target: Target) -> AbstractContextManager[None]:
+def journal_of(sweep: Sweep, target: Target) -> AbstractContextManager[None]:
+    """The journal, if there is one, for as long as keys are deleted."""
     if sweep.journal is None:
         return nullcontext()
     return sweep.journal.open(sweep.schema, target, sweep.access.endpoint.db)
 
 
-def _rehearsed(sweep: Sweep, target: Target, min_idle_s: int) -> Target:
+def rehearsed(sweep: Sweep, target: Target, min_idle_s: int) -> Target:
     """Make sure of all rights; if a cluster fails over right now, when it has done so.
 
     Raises:
@@ -93,7 +90,7 @@ def _rehearsed(sweep: Sweep, target: Target, min_idle_s: int) -> Target:
     return target
 
 
-def _may_come_back(sweep: Sweep, target: Target, outcomes: Sequence[Outcome]) -> Problem | None:
+def may_come_back(sweep: Sweep, target: Target, outcomes: Sequence[Outcome]) -> Problem | None:
     """Why keys that were deleted may come back without their heartbeats, so that those must stay.
 
     A server that restarted may have loaded a snapshot from before the first wave. In a cluster, a
@@ -119,13 +116,14 @@ def _may_come_back(sweep: Sweep, target: Target, outcomes: Sequence[Outcome]) ->
     return None
 
 
-class _PurgeWatch:
+class PurgeWatch:
     """The run's, and no new batch for anybody once a server is gone for good.
 
     Every task would wait for it anew.
     """
 
     def __init__(self, watch: RunWatch) -> None:
+        """Watch over a purge for this run."""
         self.advanced = watch.advanced
         self.allowance = watch.allowance
         self._watch = watch
@@ -133,9 +131,11 @@ class _PurgeWatch:
 
     @property
     def holds_until_s(self) -> float:
+        """As `model.Watch` says."""
         return self._watch.holds_until_s
 
     def stopping(self) -> bool:
+        """Whether no new batch should be begun."""
         return self.hopeless or self._watch.stopping()
 
 
@@ -144,7 +144,7 @@ def _purge_wave(
 ) -> list[Outcome]:
     tasks = _tasks(sweep, target, lot, batches, pool.workers)
     outcomes: list[Outcome] = []
-    watch = _PurgeWatch(sweep.watch)
+    watch = PurgeWatch(sweep.watch)
     sweep.gauge.watch(server.endpoint for server in target.servers)
 
     def take(outcome: Outcome) -> None:
@@ -161,25 +161,19 @@ def _purge_wave(
             take(leave(rest))
             return None
         if runs == sweep.config.max_attempts:
-            take(leave(rest, _used_up(runs)))
+            take(leave(rest, used_up(runs)))
             return None
         return rest
 
     for task, outcome in map_again(pool, purge, tasks, watch, again):
         if outcome is UNTRIED:
-            outcome = leave(task, None if watch.stopping() else _no_workers(pool))
+            outcome = leave(task, None if watch.stopping() else no_workers(pool))
         take(outcome)
     return outcomes
 
 
-def _used_up(runs: int) -> CleanupJobError:
-    times = "the worker process died" if runs == 1 else f"each of {runs} worker processes died"
-    return CleanupJobError(
-        f"{times} that had these keys to delete (max_attempts): they were left", "max_attempts"
-    )
-
-
-def _no_workers(pool: Pool) -> CleanupJobError:
+def no_workers(pool: Pool) -> CleanupJobError:
+    """Why keys are left that no worker ever began."""
     return CleanupJobError(
         f"worker processes die whatever they do ({', '.join(deaths_of(pool))}), so keys were left; "
         "look for a memory limit, set fewer workers or engine: serial",
@@ -192,35 +186,20 @@ def _tasks(
 ) -> Iterator[PurgeTask]:
     """The wave in tasks: one where nobody shares it, so that its batches never stop flowing."""
     if workers == 1:
-        yield _task(sweep, target, (lot,), batches)
+        yield task_of(sweep, target, (lot,), batches)
         return
-    for part in lot.parts(KEYS_PER_TASK):
-        yield _task(sweep, target, (part,))
-    for some in _task_sized(batches):
-        yield _task(sweep, target, (), some)
-
-
-def _task_sized(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-    """The batches in groups of about `KEYS_PER_TASK` keys."""
-    group: list[Batch] = []
-    size = 0
-    for batch in batches:
-        group.append(batch)
-        size += batch.size
-        if size >= KEYS_PER_TASK:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+    for portion in portions(lot, batches):
+        yield task_of(sweep, target, *portion)
 
 
 def _leave(sweep: Sweep, target: Target, lot: Lot) -> Outcome:
-    return leave(_task(sweep, target, (lot,)))
+    return leave(task_of(sweep, target, (lot,)))
 
 
-def _task(
-    sweep: Sweep, target: Target, lots: Sequence[Lot], batches: Sequence[Batch] = ()
+def task_of(
+    sweep: Sweep, target: Target, lots: Sequence[Lot] = (), batches: Sequence[Batch] = ()
 ) -> PurgeTask:
+    """The task to delete these."""
     return PurgeTask(
         target.routes,
         sweep.schema,

@@ -17,6 +17,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import repeat
 from threading import get_ident
 from time import perf_counter
@@ -27,8 +28,14 @@ from hiredis import pack_command
 from redis import connection as redis_connection
 
 from cleanup_job import acl, tls
-from cleanup_job.errors import CleanupJobError, ServerRefusedError, ServerUnavailableError
-from cleanup_job.model import Endpoint, Timings, Tls
+from cleanup_job.errors import (
+    CleanupJobError,
+    ConfigError,
+    ServerRefusedError,
+    ServerUnavailableError,
+)
+from cleanup_job.model import Endpoint, OwnSecret, Secret, Timings, Tls
+from cleanup_job.urls import parse_url
 
 CONNECT_TIMEOUT_S = 5.0
 """How long to wait for a connection. On a network where this is too short, a sweep would
@@ -324,6 +331,13 @@ def close_all() -> None:
             discard(endpoint)
 
 
+def close_everywhere() -> None:
+    """Close the connections of all threads of this process, when none of them is at work."""
+    for key in [*_open]:
+        if key[0] == os.getpid() and (wire := _open.pop(key, None)) is not None:
+            wire.close()
+
+
 _PASSING = (
     redis.exceptions.ClusterDownError,  # and MASTERDOWN
     redis.exceptions.TryAgainError,
@@ -390,11 +404,44 @@ class _TlsConnection(_CLASSES.Connection):  # type: ignore[misc]
             raise
 
 
+_known_password: Secret | None = None
+"""Of this process, for endpoints that came without theirs."""
+
+
+def know_password(password: Secret | None) -> None:
+    """Have it for endpoints with an `OwnSecret`, in place of the environment's."""
+    global _known_password
+    _known_password = password
+
+
+def knows_password() -> bool:
+    """True if this process has one for endpoints with an `OwnSecret`."""
+    return _own_password() is not None
+
+
+def _own_password() -> str | None:
+    """What the process was told, or what its environment has."""
+    if _known_password is not None:
+        return str(_known_password)
+    if os.environ.get("REDIS_PASSWORD"):
+        return os.environ["REDIS_PASSWORD"]
+    with suppress(ConfigError):
+        password = parse_url(os.environ.get("REDIS_URL", "")).endpoint.password
+        return None if password is None else str(password)
+    return None
+
+
+def _password_of(endpoint: Endpoint) -> str | None:
+    if isinstance(endpoint.password, OwnSecret):
+        return _own_password()
+    return None if endpoint.password is None else str(endpoint.password)
+
+
 def _connect(endpoint: Endpoint, reply_timeout_s: float) -> Any:
     options: dict[str, Any] = {
         "db": endpoint.db,
         "username": endpoint.username,
-        "password": str(endpoint.password) if endpoint.password is not None else None,
+        "password": _password_of(endpoint),
         "socket_timeout": reply_timeout_s,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "protocol": 2,  # known by every server in use; RESP3 brings us nothing

@@ -14,7 +14,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 PURE = {
     "errors", "keyspace", "pace", "prints", "throttle", "cursors", "model", "acl", "judge", "plan",
-    "brakes", "remains", "outcomes", "ages", "course",
+    "brakes", "remains", "outcomes", "ages", "course", "tally",
+    "ranges", "memory",
     "markup", "figures", "tables", "charts", "headline", "sections",
 }  # fmt: skip
 STAGES = {
@@ -23,7 +24,8 @@ STAGES = {
 }  # fmt: skip
 COMPOSERS = {
     "observer", "ages", "course", "clock", "run_journal", "sweep", "costs", "walks", "waves",
-    "planned", "remarks", "account", "job", "undo", "restore_report",
+    "planned", "verdicts", "reduce", "ranged", "shelf", "remarks", "account", "job", "undo",
+    "restore_report",
 }  # fmt: skip
 """The job, its parts, and the restore: what passes values from stage to stage."""
 
@@ -33,10 +35,10 @@ IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multip
 LAYERS = [
     {"errors", "keyspace", "pace", "prints", "throttle", "whole_file", "style", "document",
      "markup"},
-    {"layout", "manual", "measures"},
-    {"cursors", "pulse", "figures", "arguments", "bugs"},
+    {"layout", "manual", "measures", "memory"},
+    {"cursors", "pulse", "figures", "arguments", "bugs", "turns"},
     {"model", "tables"},
-    {"acl", "tls", "brakes", "journal", "streams", "urls"},
+    {"acl", "tls", "brakes", "journal", "streams", "urls", "ranges"},
     {"attempt", "judge", "outcomes", "remains", "wire", "yaml_file", "recorder", "settings",
      "profiles"},
     {"explain", "config_schema"},
@@ -48,10 +50,15 @@ LAYERS = [
     {"callbacks", "sections", "text"},
     {"log", "page", "restore_report"},
     {"ages", "course"},
-    {"clock"},
+    {"clock", "tally", "shelf"},
+    {"remote"},
+    {"dask_pool", "dask_cluster"},
+    {"reduce"},
     {"run_journal"},
     {"sweep"},
     {"costs", "walks", "waves", "planned", "remarks"},
+    {"ranged"},
+    {"verdicts"},
     {"account"},
     {"job", "progress", "undo"},
     {"demo", "files", "stop_signals"},

@@ -106,6 +106,19 @@ class TestBadFields:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
+            ("memory_limit: lots", "memory_limit: 'lots' is no size; write it as 500MB, 2GB or"),
+            ("engine: dask\nmemory_limit: 1GB", "memory_limit: with engine dask names are in the"),
+            ("dask: {scheduler: host}", "dask.scheduler: 'host' is no address; write tcp://host"),
+            ("dask: {scheduler: tls://h:1}", "dask.scheduler: a tls:// address needs dask.ca_file"),
+            ("dask: {ca_file: x}", "dask.ca_file: only a tls:// scheduler has use for"),
+        ],
+    )
+    def test_what_makes_no_sense_of_engines_and_memory(self, text: str, message: str) -> None:
+        assert f": {message}" in error_of(text)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
             ('stale_after: "600"', "stale_after: Expected `int`, got `str`" + SECONDS),
             ("stale_after: 1e3", "stale_after: Expected `int`, got `str`" + SECONDS),
             ("stale_after: 1.5", "stale_after: Expected `int`, got `float`" + SECONDS),
@@ -125,7 +138,12 @@ class TestBadFields:
                 'workers: "4"',
                 "workers: Invalid enum value '4' (allowed: a whole number from 1 to 256, or auto)",
             ),
-            ("engine: dask", "engine: Invalid enum value 'dask' (allowed: serial, processes)"),
+            ("engine: gpu", "engine: Invalid enum value 'gpu' (allowed: serial, processes, dask)"),
+            (
+                "memory_limit: [1]",
+                "memory_limit: Expected `int | str | null`, got `array` "
+                "(allowed: a size such as 500MB or 2GiB, a number of bytes, or null)",
+            ),
             (
                 "redis: localhost",
                 f"redis: Expected `object`, got `str` (allowed: a mapping with {REDIS})",

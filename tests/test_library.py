@@ -96,6 +96,7 @@ def test_a_run_says_nothing_and_leaves_nothing(
     write_coordinator(client, "alive", 1000)
     config = config_for(server, **settings)
     run(config, dry_run=True)  # what is made once and for all: imports, the tracker of resources
+    gc.collect()  # what other tests left, and would be gone behind this one
     before = state_of_the_process()
     report = run(config)
     gc.collect()

@@ -32,7 +32,7 @@ SHORTER: dict[str, float] = {
     "cleanup_job.lease.RENEW_S": 0.05,
     "cleanup_job.lease.RETRY_S": 0.05,
     "cleanup_job.restore.KEYS_PER_GROUP": 40,
-    "cleanup_job.waves.KEYS_PER_TASK": 200,
+    "cleanup_job.plan.KEYS_PER_PORTION": 200,
 }
 """Constants of the tool that are other ones here: seconds, and numbers of keys."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from cleanup_job import processes, waves
+from cleanup_job import plan, processes, waves
 from cleanup_job.errors import ServerUnavailableError
 from cleanup_job.job import Observer
 from cleanup_job.model import Outcome, PurgeTask
@@ -41,7 +41,7 @@ ALL = KEYS + POISONED * 6
 @pytest.fixture(autouse=True)
 def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that there are several, of several batches each."""
-    monkeypatch.setattr(waves, "KEYS_PER_TASK", 3_000)
+    monkeypatch.setattr(plan, "KEYS_PER_PORTION", 3_000)
 
 
 def write_with_poison(client: redis.Redis) -> None:

@@ -21,8 +21,8 @@ import redis
 
 from cleanup_job import attempt as attempts
 from cleanup_job import dump as dumps
+from cleanup_job import plan
 from cleanup_job import purge as purges
-from cleanup_job import waves
 from cleanup_job.config import Config, Redis
 from cleanup_job.errors import ConfigError
 from cleanup_job.job import Observer, run
@@ -472,7 +472,7 @@ def test_heartbeats_stay_where_the_journal_ends(
 def test_a_killed_worker(
     server: ServerProcess, client: redis.Redis, journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waves, "KEYS_PER_TASK", 2_000)
+    monkeypatch.setattr(plan, "KEYS_PER_PORTION", 2_000)
     write_many(client, 3_000)
     killed: list[Any] = []
 
@@ -523,7 +523,7 @@ def test_a_killed_job_leaves_a_journal_of_all_that_is_gone(
 def test_two_workers_share_the_journal(
     server: ServerProcess, client: redis.Redis, journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waves, "KEYS_PER_TASK", 1_000)
+    monkeypatch.setattr(plan, "KEYS_PER_PORTION", 1_000)
     write_many(client, 1_000)
     report = purged(server, journal, workers=2)
     assert (report.status, report.workers, client.dbsize()) == ("complete", 2, 0)

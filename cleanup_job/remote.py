@@ -1,0 +1,263 @@
+"""A worker process that somebody else started, on whatever machine: what it is told, and tells.
+
+Such a worker knows of the job what `hear` was told last: a *word* a few times a second, with
+whether to go on, for how long the run has its lease, and what the throttle allows. Its answer is
+how far it has come.
+
+Invariants:
+- It begins no batch after the run's lease has ended, even if nobody can say so any more. The job's
+  clock is not this machine's. The least time that a word seemed to take says how they differ, and
+  errs by no more than the quickest word was under way.
+- It begins none either when it has heard nothing for `silence_s`: the job, or the scheduler between
+  them, may be gone.
+- A task runs in the process that it was given to, and once: what an engine starts again by itself,
+  here or elsewhere, is not begun. Only the job knows what may be repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import structs
+
+from cleanup_job import wire
+from cleanup_job.model import Findings, Outcome, Pulse, Timings
+from cleanup_job.pulse import Rests
+from cleanup_job.shelf import Left, ShelfStage
+from cleanup_job.throttle import UNLIMITED, Allowance
+
+IDENTITY = secrets.token_hex(8)
+"""Tells this process from any other, and from one that may get its address."""
+
+
+class Word(msgspec.Struct, frozen=True):
+    """What the job says to a worker.
+
+    Attributes:
+        run_id: whose word it is.
+        sent_s: when, by the job's monotonic clock.
+        stop: begin no new batch.
+        holds_until_s: see `model.Watch`, by the same clock.
+        silence_s: for how long to go on without another word.
+        paused: as of `throttle.Allowance`, like `share` and `keys_per_s`.
+        is_limited: these count.
+        is_last: the run is over.
+    """
+
+    run_id: str
+    sent_s: float
+    stop: bool = False
+    holds_until_s: float = math.inf
+    silence_s: float = math.inf
+    paused: bool = False
+    share: float = 1.0
+    keys_per_s: float = 0.0
+    is_limited: bool = False
+    is_last: bool = False
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a worker says to the job.
+
+    Attributes:
+        identity: of its process.
+        done: keys so far.
+        waited_s: what it has rested for `max_keys_per_second`.
+        quiet: nothing of it is in flight.
+    """
+
+    identity: str
+    done: int
+    waited_s: float
+    quiet: bool
+
+
+class NotBegun(msgspec.Struct, frozen=True):
+    """In place of a result: this is not the process that the task was given to."""
+
+
+class _Station:
+    """What this process knows of one run. Tasks read it while `hear` writes.
+
+    Attributes:
+        late_s: this machine's clock less the job's, as far as can be told.
+        until_s: by this machine's clock, when to begin nothing any more.
+    """
+
+    def __init__(self) -> None:
+        self.word: Word | None = None
+        self.late_s = math.inf
+        self.until_s = 0.0
+        self.begun: set[int] = set()
+        self.pulses: set[_RemotePulse] = set()
+        self.waited_before_s = 0.0
+        self.done = 0
+        self.lock = threading.Lock()
+
+    def hear(self, word: Word) -> None:
+        now_s = time.monotonic()
+        self.late_s = min(self.late_s, now_s - word.sent_s)
+        until_s = min(word.sent_s + word.silence_s, word.holds_until_s) + self.late_s
+        self.word, self.until_s = word, until_s
+
+    def answer(self) -> Answer:
+        with self.lock:
+            pulses = [*self.pulses]
+            waited_s = self.waited_before_s + sum(pulse.waited_s for pulse in pulses)
+            return Answer(IDENTITY, self.done, waited_s, all(pulse.quiet for pulse in pulses))
+
+    def end(self, pulse: _RemotePulse) -> None:
+        with self.lock:
+            self.pulses.discard(pulse)
+            self.waited_before_s += pulse.waited_s
+
+
+_stations: dict[str, _Station] = {}
+"""By run. They are made by its first word, and gone with its last."""
+
+
+def hear(word: Word) -> Answer:
+    """Take the job's word, and tell how far this process has come."""
+    if not _stations:
+        _LOGGER.addFilter(_is_no_word)
+    station = _stations.setdefault(word.run_id, _Station())
+    station.hear(word)
+    if word.is_last:
+        del _stations[word.run_id]
+        if not _stations:
+            _LOGGER.removeFilter(_is_no_word)
+        # Who lent us this process keeps it, and has no use for our connections.
+        wire.close_everywhere()
+    return station.answer()
+
+
+_LOGGER = logging.getLogger("distributed.worker")
+
+
+def _is_no_word(record: logging.LogRecord) -> bool:
+    """False for what Dask logs of each call of `hear`: several lines a second say nothing."""
+    return "'hear'" not in record.getMessage()
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a task came to; the values stay here.
+
+    Attributes:
+        told: for the job.
+        cpu_s: of the task.
+        values: for others.
+    """
+
+    told: Any
+    cpu_s: float
+    values: Sequence[Any] = ()
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A task for one process.
+
+    Attributes:
+        number: which no other order of the run has.
+        picks: which of each result's values the task needs; None where it is the value itself.
+    """
+
+    run_id: str
+    identity: str
+    number: int
+    stage: ShelfStage
+    task: Any
+    picks: tuple[int | None, ...] = ()
+
+
+def carry_out(order: Order, *results: Any) -> Result:
+    """Do it, if this is the process that is meant.
+
+    Raises:
+        CleanupJobError: what the stage raised.
+    """
+    station = _stations.get(order.run_id)
+    if station is None or order.identity != IDENTITY or not _begins(station, order.number):
+        return Result(NotBegun(), 0.0)
+    values = (
+        result if pick is None else result.values[pick]
+        for result, pick in zip(results, order.picks, strict=True)
+    )
+    pulse = _RemotePulse(station)
+    before_s = time.thread_time()
+    try:
+        left: Left = order.stage(order.task, values, pulse)
+    finally:
+        station.end(pulse)
+    told = _by_the_jobs_clock(left.told, station.late_s)
+    return Result(told, time.thread_time() - before_s, left.values)
+
+
+def told_of(result: Result) -> tuple[Any, float, int]:
+    """What the job gets of a result: what it was told, the CPU, and how many values there are."""
+    return result.told, result.cpu_s, len(result.values)
+
+
+def value_of(result: Result, place: int) -> Any:
+    """One of the values, for a worker that does not have the result."""
+    return result.values[place]
+
+
+def same(result: Result) -> Result:
+    """The result itself: a copy, where it was not."""
+    return result
+
+
+def _begins(station: _Station, number: int) -> bool:
+    with station.lock:
+        is_new = number not in station.begun
+        station.begun.add(number)
+    return is_new
+
+
+def _by_the_jobs_clock(told: Any, late_s: float) -> Any:
+    """The same with the moments of replies as the job would have seen them."""
+    if isinstance(told, Findings | Outcome):
+        return structs.replace(told, timings=_moved(told.timings, late_s))
+    return [_by_the_jobs_clock(one, late_s) for one in told] if isinstance(told, list) else told
+
+
+def _moved(timings: Timings, late_s: float) -> Timings:
+    moved: Timings = {}
+    for command, stamped in timings.items():
+        moved[command] = stamped.copy()
+        moved[command][::2] = [moment - late_s for moment in stamped[::2]]
+    return moved
+
+
+class _RemotePulse(Rests, Pulse):
+    """The pulse of one task."""
+
+    def __init__(self, station: _Station) -> None:
+        super().__init__(self._read_allowance, self.stopping)
+        self.quiet = False
+        self._station = station
+        with station.lock:
+            station.pulses.add(self)
+        self.begin()
+
+    def advance(self, keys: int) -> None:
+        with self._station.lock:
+            self._station.done += keys
+
+    def stopping(self) -> bool:
+        word = self._station.word
+        return word is None or word.stop or time.monotonic() >= self._station.until_s
+
+    def _read_allowance(self, quiet: bool) -> Allowance:
+        word = self._station.word
+        if word is None or not word.is_limited:
+            return UNLIMITED
+        self.quiet = quiet
+        return Allowance(word.paused, word.share, word.keys_per_s)
