@@ -237,6 +237,7 @@ class _Purge:
             KEYS_IN_FLIGHT, MOST_KEYS_IN_FLIGHT, LARGEST_MS / 1000 / KEYS_PER_BATCH, KEYS_PER_BATCH
         )
         self.spent_s = 0.0
+        self.keys_settled = 0
         self.round_trips = 1
         self.most_open = self.most_wanted = KEYS_IN_FLIGHT * self.servers
         self.hopeless = False
@@ -310,10 +311,12 @@ class _Purge:
 
     def _measure(self, batch: Batch) -> None:
         """Learn from a batch that is settled how much is to be in flight."""
-        spent_s, self.spent_s = self.router.spent_s - self.spent_s, self.router.spent_s
-        if spent_s:
-            self.depth.took(batch.size, spent_s)
+        self.keys_settled += batch.size
+        # All that are on their way at once, since scattered ones come back together.
+        if self.keys_settled >= KEYS_IN_FLIGHT * self.servers:
+            self.depth.took(self.keys_settled, self.router.spent_s - self.spent_s)
             self.depth.queued(self.router.queued_s, self.router.latency_s, perf_counter())
+            self.spent_s, self.keys_settled = self.router.spent_s, 0
         self._deepen()
 
     def _deepen(self) -> None:

@@ -363,18 +363,19 @@ class _Walk:
         elif rested or not self.pulse.must_rest():
             latency_s = self.wire.latency_s
             most = self.depth.now(latency_s, perf_counter())
+            wanted = self.depth.wanted(latency_s)
             while len(self.asked) < most:
-                lane = self._next_lane()
+                lane = self._next_lane(cuts=wanted > self.depth.least)
                 if lane is None:
                     return
                 self._scan(lane)
-            self.grows = len(self.asked) < self.depth.wanted(latency_s)
+            self.grows = len(self.asked) < wanted
 
-    def _next_lane(self) -> _Lane | None:
-        """One that waits; or a new one, cut off from one that does not."""
+    def _next_lane(self, *, cuts: bool) -> _Lane | None:
+        """One that waits; or, where the server is far away, one cut off from one that does not."""
         if self.aside:
             return self.aside.pop()
-        lane = self._widest()
+        lane = self._widest() if cuts else None
         if lane is None:
             return None
         # Behind the page in flight and half of the pages that follow it. The last of them had

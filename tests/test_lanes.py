@@ -154,4 +154,4 @@ def test_a_long_way_takes_little_longer(patches: pytest.MonkeyPatch) -> None:
     assert near.most <= 2
     # Of the way itself there are the first page's, the last one's, and what it takes to get going.
     assert far.now_s < 1.15 * near.now_s + 3 * 0.08
-    assert far.calls < 1.25 * near.calls
+    assert far.calls < 1.5 * near.calls
