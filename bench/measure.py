@@ -21,11 +21,17 @@ SAMPLE_INTERVAL_S = 0.02
 
 @dataclass(frozen=True)
 class Measured:
-    """One command's run. `peak_bytes` is None where there is no /proc."""
+    """One command's run.
+
+    Attributes:
+        peak_bytes: of all its processes together; None where there is no /proc.
+        children_peak_bytes: the same without the first of them.
+    """
 
     wall_s: float
     cpu_s: float
     peak_bytes: int | None
+    children_peak_bytes: int
     exit_code: int
     stdout: str
     stderr: str
@@ -78,7 +84,15 @@ def measure(command: Sequence[str], timeout_s: float) -> Measured:
         out.seek(0)
         err.seek(0)
         stdout, stderr = out.read().decode(), err.read().decode()
-    return Measured(wall_s, cpu_s, watch.peak_bytes, process.returncode, stdout, stderr)
+    return Measured(
+        wall_s,
+        cpu_s,
+        watch.peak_bytes,
+        watch.children_peak_bytes,
+        process.returncode,
+        stdout,
+        stderr,
+    )
 
 
 class _Watch(threading.Thread):
@@ -91,6 +105,7 @@ class _Watch(threading.Thread):
     def __init__(self, pid: int, timeout_s: float) -> None:
         super().__init__(daemon=True)
         self.peak_bytes: int | None = None
+        self.children_peak_bytes = 0
         self.timed_out = False
         self._pid = pid
         self._deadline = time.monotonic() + timeout_s
@@ -98,8 +113,10 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         while not self._ended.wait(SAMPLE_INTERVAL_S):
-            if now_bytes := sum(map(_high_water_bytes, _family(self._pid))):
+            own_bytes, *of_children = map(high_water_bytes, _family(self._pid))
+            if now_bytes := own_bytes + sum(of_children):
                 self.peak_bytes = max(self.peak_bytes or 0, now_bytes)
+                self.children_peak_bytes = max(self.children_peak_bytes, sum(of_children))
             if time.monotonic() > self._deadline and not self.timed_out:
                 self.timed_out = True
                 os.killpg(self._pid, signal.SIGKILL)
@@ -118,7 +135,7 @@ def _family(pid: int) -> Iterator[int]:
                 yield from _family(int(child))
 
 
-def _high_water_bytes(pid: int) -> int:
+def high_water_bytes(pid: int) -> int:
     """The largest resident size that the process had so far; 0 when it has gone."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ CLIENT_NAME = "bench"
 class Server(LocalServer):
     """A running server process."""
 
-    def __init__(self, name: str, binary: Path) -> None:
-        super().__init__(binary, prefix="cleanup-job-bench-")
+    def __init__(self, name: str, binary: Path, options: Mapping[str, str] | None = None) -> None:
+        super().__init__(binary, options, prefix="cleanup-job-bench-")
         self.name = name
 
     def client(self, **options: Any) -> redis.Redis:

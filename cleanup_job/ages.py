@@ -56,7 +56,7 @@ def ages_of(ages_ms: Sequence[int]) -> Ages:
     """Those of so many heartbeats, in any order."""
     if not ages_ms:
         return Ages()
-    seconds = Counter([age_ms // 1000 for age_ms in ages_ms])
+    seconds = Counter(map((1000).__rfloordiv__, ages_ms))  # nothing is kept for each
     counts: Counter[int] = Counter()
     for age_s, found in seconds.items():
         counts[age_s - age_s % _fineness_s(age_s)] += found

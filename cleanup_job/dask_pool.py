@@ -46,7 +46,7 @@ from cleanup_job.remote import (
     told_of,
     value_of,
 )
-from cleanup_job.shelf import Done, Left, ShelfStage, Work
+from cleanup_job.shelf import Done, Left, ShelfStage, Work, just
 from cleanup_job.throttle import Allowance
 from cleanup_job.turns import Turns
 
@@ -327,7 +327,9 @@ class DaskPool:
         futures, picks = self._inputs(work.refs, address)
         answer = self._lines[address].answer
         assert answer is not None, "who was greeted has answered"
-        order = Order(self._run_id, answer.identity, number, stage, work.task, picks)
+        order = Order(
+            self._run_id, answer.identity, number, self._word_now(), stage, work.task, picks
+        )
         result = self._on(address, f"do-{number}", carry_out, order, *futures)
         told = self._on(address, f"told-{number}", told_of, result)
         told.add_done_callback(lambda _: self._finished.put(number))
@@ -469,4 +471,4 @@ class _Plain:
 
     def __call__(self, task: Any, values: Iterator[Any], pulse: Pulse) -> Left:
         del values
-        return Left(self._stage(task, pulse))
+        return just(self._stage(task, pulse))

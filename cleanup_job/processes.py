@@ -166,6 +166,9 @@ class Processes:
         pending: dict[Future[Any], _Numbered] = {}
         unheard: list[_Numbered] = []
         while pending or (queue and not self._broken):
+            # Before anything is handed out: what workers know may be as old as the last stage.
+            self._shared.stop.value = int(watch.stopping())
+            self._shared.holds_until_s.value = watch.holds_until_s
             if not self._broken:
                 unheard += self._hand_out(stage, queue, pending)
             # Not before the workers exist: the throttle may make connections, and none is theirs.
@@ -175,8 +178,6 @@ class Processes:
                 self._break()
                 _, silent = wait(pending, timeout=0 if self._is_deaf() else LAST_RESULTS_S)
                 unheard += [pending.pop(future) for future in silent]
-            self._shared.stop.value = int(watch.stopping())
-            self._shared.holds_until_s.value = watch.holds_until_s
             done = sum(self._shared.done)
             watch.advanced(done - reported)
             reported = done

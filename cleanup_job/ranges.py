@@ -32,6 +32,9 @@ from cleanup_job.model import Findings, Ref, Sample, Schema, Shelved, StaleRun
 SAMPLE_EVERY = 512
 """Of so many names one is told to the job, to find bounds by: 2 kB of 1 MB."""
 
+LEAST_SAMPLED = 32
+"""Of few names more are told, or ranges would differ by much."""
+
 _BEHIND = b";"
 """The byte behind a colon: all that begins with an id and a colon comes before the id and this."""
 
@@ -67,10 +70,10 @@ def ranges_between(bounds: Sequence[bytes]) -> list[IdRange]:
 def shelved(found: Findings, schema: Schema, ref: Ref) -> Shelved:
     """What the job has to know of findings that are kept elsewhere."""
     names = [found.live, *(run.ids for run in found.stale)]
-    sample = [name for run in names for name in run[::SAMPLE_EVERY]]
+    sample = _sample(names)
     for (_, pattern), runs in zip(schema.owned, found.owned, strict=True):
         start = len(pattern.prefix)
-        sample += [key[start:] for run in runs for key in run[::SAMPLE_EVERY]]
+        sample += [key[start:] for key in _sample(runs)]
     owned = [run for runs in found.owned for run in runs]
     widths = (widths_of(some) for some in (*names, [one.coordinator_id for one in found.kept]))
     return Shelved(
@@ -80,6 +83,20 @@ def shelved(found: Findings, schema: Schema, ref: Ref) -> Shelved:
         sample=sample,
         widths=frozenset().union(*widths),
     )
+
+
+def _sample(runs: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """Each so-and-so-manyth name, counted through all runs.
+
+    Each run is in order and most are short, so that its first name is no sample of it.
+    """
+    every = min(SAMPLE_EVERY, max(1, sum(map(len, runs)) // LEAST_SAMPLED))
+    sample: list[bytes] = []
+    first = every // 2
+    for run in runs:
+        sample += run[first::every]
+        first = (first - len(run)) % every
+    return sample
 
 
 def pieces(

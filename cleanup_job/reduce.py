@@ -55,7 +55,7 @@ from cleanup_job.plan import (
 )
 from cleanup_job.purge import leave, look_at_lost, purge, spare, used_up
 from cleanup_job.ranges import IdRange, foreign_names, pieces, shelved, straddling
-from cleanup_job.shelf import Left
+from cleanup_job.shelf import Left, just
 from cleanup_job.survey import look_up, survey, survey_idle, without_slots
 from cleanup_job.tally import Fate, Straddler, Tally, tally_of
 
@@ -67,9 +67,9 @@ def survey_and_keep(task: SurveyTask, values: Iterator[object], pulse: Pulse) ->
     del values
     found = survey(task, pulse)
     if isinstance(found, Broken):
-        return Left(found)
+        return just(found)
     told = structs.replace(found.without_names(), shelved=shelved(found, task.schema, NOWHERE))
-    return Left(told, [found])
+    return Left(lambda: told, [found])
 
 
 class CutTask(msgspec.Struct, frozen=True):
@@ -96,7 +96,7 @@ def cut(task: CutTask, values: Iterator[Findings], pulse: Pulse) -> Left:
             ranges, pieces(found, task.schema, task.widths, task.bounds), strict=True
         ):
             parts.append(part)
-    return Left(None, ranges)
+    return Left(lambda: None, ranges)
 
 
 class RangeTask(msgspec.Struct, frozen=True):
@@ -197,13 +197,22 @@ def judge_range(task: RangeTask, values: Iterator[list[Findings]], pulse: Pulse)
         straddles=apart,
     )
     if not task.plans:
-        return Left(RangeJudged(tally, (), frozenset()))
+        return just(RangeJudged(tally, (), frozenset()))
     late = _late(verdicts)
-    left = [(portion, _info(portion, task.schema, wave)) for portion, wave in _portions(plan, task)]
-    for name, one in apart.items():
-        if one.fate is Fate.PLANNED:
-            left += _portions_of_straddler(task, name, verdicts)
-    return Left(RangeJudged(tally, tuple(i for _, i in left), late), [p for p, _ in left])
+    infos: list[PortionInfo] = []
+
+    def left() -> Iterator[Portion]:
+        """One by one, since they are copies of the plan."""
+        for portion, wave in _portions(plan, task):
+            infos.append(_info(portion, task.schema, wave))
+            yield portion
+        for name, one in apart.items():
+            if one.fate is Fate.PLANNED:
+                portion = _portion_of_straddler(task, name, verdicts)
+                infos.append(structs.replace(_info(portion, task.schema, 0), straddler=name))
+                yield portion
+
+    return Left(lambda: RangeJudged(tally, tuple(infos), late), left())
 
 
 def _guests(task: RangeTask, parts: Sequence[Findings], pulse: Pulse) -> Guests:
@@ -233,14 +242,11 @@ def _straddler(task: RangeTask, orphan: bytes, verdicts: Verdicts, *, is_old: bo
     return Straddler(Fate.PLANNED if may_go else Fate.YOUNG, keys)
 
 
-def _portions_of_straddler(
-    task: RangeTask, orphan: bytes, verdicts: Verdicts
-) -> Iterator[tuple[Portion, PortionInfo]]:
+def _portion_of_straddler(task: RangeTask, orphan: bytes, verdicts: Verdicts) -> Portion:
     batches = orphan_batches(
         [orphan], verdicts, task.schema, task.orphan_grace_s, clustered=task.routes.clustered
     )
-    portion = Portion((), tuple(batches))
-    yield portion, structs.replace(_info(portion, task.schema, 0), straddler=orphan)
+    return Portion((), tuple(batches))
 
 
 def _late(verdicts: Verdicts) -> frozenset[bytes]:
@@ -338,7 +344,7 @@ def purge_portion(task: PortionTask, values: Iterator[Portion], pulse: Pulse) ->
         outcomes.append(looked_at)
     if rest is not None:
         outcomes.append(leave(rest, used_up(task.runs)) if task.gives_up else purge(rest, pulse))
-    return Left([outcome.brief() if task.is_brief else outcome for outcome in outcomes])
+    return just([outcome.brief() if task.is_brief else outcome for outcome in outcomes])
 
 
 def unheard(info: PortionInfo, families: Sequence[str]) -> Outcome:

@@ -30,7 +30,7 @@ from msgspec import structs
 from cleanup_job import wire
 from cleanup_job.model import Findings, Outcome, Pulse, Timings
 from cleanup_job.pulse import Rests
-from cleanup_job.shelf import Left, ShelfStage
+from cleanup_job.shelf import ShelfStage
 from cleanup_job.throttle import UNLIMITED, Allowance
 
 IDENTITY = secrets.token_hex(8)
@@ -103,6 +103,8 @@ class _Station:
 
     def hear(self, word: Word) -> None:
         now_s = time.monotonic()
+        if self.word is not None and word.sent_s < self.word.sent_s:
+            return
         self.late_s = min(self.late_s, now_s - word.sent_s)
         until_s = min(word.sent_s + word.silence_s, word.holds_until_s) + self.late_s
         self.word, self.until_s = word, until_s
@@ -165,12 +167,14 @@ class Order(msgspec.Struct, frozen=True):
 
     Attributes:
         number: which no other order of the run has.
+        word: the last one, since it may be on its way while the order is not.
         picks: which of each result's values the task needs; None where it is the value itself.
     """
 
     run_id: str
     identity: str
     number: int
+    word: Word
     stage: ShelfStage
     task: Any
     picks: tuple[int | None, ...] = ()
@@ -185,6 +189,7 @@ def carry_out(order: Order, *results: Any) -> Result:
     station = _stations.get(order.run_id)
     if station is None or order.identity != IDENTITY or not _begins(station, order.number):
         return Result(NotBegun(), 0.0)
+    station.hear(order.word)
     values = (
         result if pick is None else result.values[pick]
         for result, pick in zip(results, order.picks, strict=True)
@@ -192,11 +197,12 @@ def carry_out(order: Order, *results: Any) -> Result:
     pulse = _RemotePulse(station)
     before_s = time.thread_time()
     try:
-        left: Left = order.stage(order.task, values, pulse)
+        left = order.stage(order.task, values, pulse)
+        kept = [*left.values]
+        told = _by_the_jobs_clock(left.told(), station.late_s)
     finally:
         station.end(pulse)
-    told = _by_the_jobs_clock(left.told, station.late_s)
-    return Result(told, time.thread_time() - before_s, left.values)
+    return Result(told, time.thread_time() - before_s, kept)
 
 
 def told_of(result: Result) -> tuple[Any, float, int]:

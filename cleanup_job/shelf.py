@@ -30,10 +30,20 @@ from cleanup_job.pool import Pool, run_again
 
 
 class Left(NamedTuple):
-    """What a stage tells the job, and what it leaves on the shelf."""
+    """What a stage tells the job, and what it leaves on the shelf.
 
-    told: Any
-    values: Sequence[Any] = ()
+    Attributes:
+        told: called when the values were taken.
+        values: may be made one by one, so that not all of them need memory at once.
+    """
+
+    told: Callable[[], Any]
+    values: Iterable[Any] = ()
+
+
+def just(told: Any) -> Left:
+    """Only something for the job."""
+    return Left(lambda: told)
 
 
 ShelfStage = Callable[[Any, Iterator[Any], Pulse], Left]
@@ -189,22 +199,19 @@ class _OnFiles:
 
     def __call__(self, work: Work, pulse: Pulse) -> tuple[Any, tuple[Ref, ...]]:
         left = self._stage(work.task, map(load, work.refs), pulse)
-        return left.told, self._save(left.values)
+        refs = tuple(map(self._save, left.values))
+        return left.told(), refs
 
-    def _save(self, values: Sequence[Any]) -> tuple[Ref, ...]:
-        if not values:
-            return ()
+    def _save(self, value: Any) -> Ref:
         path = Path(self._folder) / str(os.getpid())
-        refs: list[Ref] = []
+        packed = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         try:
             with path.open("ab") as file:
-                for value in values:
-                    packed = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-                    refs.append(Ref(str(path), file.tell(), len(packed)))
-                    file.write(packed)
+                first = file.tell()
+                file.write(packed)
         except OSError as error:
             raise _no_room(self._folder, error) from error
-        return tuple(refs)
+        return Ref(str(path), first, len(packed))
 
 
 def load(ref: Ref) -> Any:

@@ -144,12 +144,11 @@ def tally_of(
     """
     stale = verdicts.stale
     guests = {stale.places[name] for name in verdicts.guests}
-    ages = _aged(verdicts, guests)
-    planned = ages if not left_out else _aged(verdicts, guests.union(left_out))
-    oldest = _oldest(ages, show)
+    not_planned = guests.union(left_out)
+    oldest = _oldest(_aged(verdicts, guests), show)
     kinds = Counter(sample.kind for sample in verdicts.kept.values())
     orphans = verdicts.orphan_ids()
-    newest = min(planned, default=None)
+    newest = min(_aged(verdicts, not_planned), default=None)
     return Tally(
         live=len(verdicts.live),
         stale=verdicts.stale_count,
@@ -158,7 +157,7 @@ def tally_of(
         orphaned=len(orphans.difference(straddles)),
         reasons=dict(Counter(sample.reason for sample in verdicts.kept.values())),
         matched=tuple(verdicts.matched),
-        ages=ages_of([age_ms for age_ms, _ in ages] if guests else stale.ages_ms),
+        ages=ages_of([age for age, _ in _aged(verdicts, guests)] if guests else stale.ages_ms),
         oldest=oldest,
         orphans=tuple((name, _keys_of(name, verdicts)) for name in _first(orphans, show)),
         straddling=dict(straddles),
@@ -168,7 +167,7 @@ def tally_of(
         planned={name: plan.counts[name] for name in schema.family_names},
         orphans_planned=len(plan.orphans),
         young=(len({*young}.difference(straddles)), _first(young, show)),
-        oldest_planned=oldest if planned is ages else _oldest(planned, show),
+        oldest_planned=_oldest(_aged(verdicts, not_planned), show) if left_out else oldest,
         newest_planned=None if newest is None else (newest[1], newest[0]),
     )
 
@@ -205,10 +204,10 @@ def whole_of(parts: Sequence[Tally], show: int) -> Tally:
     )
 
 
-def _aged(verdicts: Verdicts, apart: Collection[int]) -> list[tuple[int, bytes]]:
+def _aged(verdicts: Verdicts, apart: Collection[int]) -> Iterable[tuple[int, bytes]]:
     """Stale coordinators with their ages, without those of these places."""
-    aged = [*zip(verdicts.stale.ages_ms, verdicts.stale.ids, strict=True)]
-    return [one for place, one in enumerate(aged) if place not in apart] if apart else aged
+    aged = zip(verdicts.stale.ages_ms, verdicts.stale.ids, strict=True)
+    return (one for place, one in enumerate(aged) if place not in apart) if apart else aged
 
 
 def _oldest(aged: Iterable[tuple[int, bytes]], show: int) -> tuple[Named, ...]:

@@ -329,3 +329,18 @@ class TestSizes:
     ) -> None:
         monkeypatch.setattr(os, "cpu_count", lambda: cores)
         assert workers_for("auto", "processes", keys) == workers
+
+
+def stops_at_once(_task: Task, pulse: Pulse) -> bool:
+    return pulse.stopping()
+
+
+def test_a_lease_that_was_renewed_between_two_stages_is_good_for_the_second() -> None:
+    """Once the first tasks of a purge were left, where the judge before had taken long."""
+    watch = Watch()
+    with open_pool("processes", 2) as opened:
+        watch.holds_until_s = time.monotonic() + 0.2
+        assert len([*opened.map(square, tasks(4), watch)]) == 4
+        time.sleep(0.3)
+        watch.holds_until_s = math.inf
+        assert not any(result for _, result in opened.map(stops_at_once, tasks(8), watch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from hypothesis import given
@@ -36,6 +37,19 @@ def _run(names: Sequence[bytes]) -> StaleRun:
     return StaleRun(ordered, [b"v-" + name for name in ordered], [700_000] * len(ordered))
 
 
+EMPTY = Findings(
+    partition=Partition("n", Order.REVERSED, ((0, 1),), 0),
+    scanned=0,
+    seconds=0.0,
+    attempts=1,
+    live=[],
+    kept=[],
+    stale=[],
+    owned=[[] for _ in SCHEMA.owned],
+    timings={},
+)
+
+
 @st.composite
 def surveys(draw: st.DrawFn) -> list[Findings]:
     """Findings of up to three partitions, which may overlap but agree on heartbeats."""
@@ -52,16 +66,12 @@ def surveys(draw: st.DrawFn) -> list[Findings]:
     for _ in range(draw(st.integers(1, 3))):
         seen = draw(st.sets(st.sampled_from([*kinds]))) if kinds else set()
         found.append(
-            Findings(
-                partition=Partition("n", Order.REVERSED, ((0, 1),), 0),
-                scanned=0,
-                seconds=0.0,
-                attempts=1,
+            structs.replace(
+                EMPTY,
                 live=[name for name in seen if kinds[name] == "live"],
                 kept=[Sample(name, Kind.UNREADABLE, "r") for name in seen if kinds[name] == "kept"],
                 stale=[_run([name for name in seen if kinds[name] == "stale"])],
                 owned=[[sorted(set(draw(keys[name])))] for name, _ in SCHEMA.owned],
-                timings={},
             )
         )
     return found
@@ -146,6 +156,17 @@ def test_bounds_ascend_and_are_no_more_than_asked_for(
     assert bounds == sorted(set(bounds))
     assert len(bounds) < ranges
     assert widths_of(bounds) <= widths_of([name for some in samples for name in some])
+
+
+def test_short_runs_give_even_ranges() -> None:
+    """Once the first name of each run was taken, and the last range was nearly all."""
+    ids = [b"test-swarm-%d" % number for number in range(40_000)]
+    random.Random(1).shuffle(ids)
+    runs = [_run(ids[first : first + 250]) for first in range(0, len(ids), 250)]
+    sample = shelved(structs.replace(EMPTY, stale=runs), SCHEMA, Ref("")).sample
+    ranges = ranges_between(bounds_of([sample], 4))
+    sizes = [sum(own.holds(name) for name in ids) for own in ranges]
+    assert max(sizes) < 2 * min(sizes)
 
 
 @given(ID, BOUNDS)
