@@ -20,7 +20,6 @@ from cleanup_job.model import (
     Problem,
     Sample,
     Target,
-    merge_timings,
     printable,
 )
 from cleanup_job.outcomes import (
@@ -34,6 +33,7 @@ from cleanup_job.remarks import warnings_of
 from cleanup_job.report import Report
 from cleanup_job.sweep import Surveyed, Sweep, Swept
 from cleanup_job.tally import Tally
+from cleanup_job.timings import merge_timings
 
 
 def report_of(sweep: Sweep, clock: Clock, seen: Seen, swept: Swept) -> Report:

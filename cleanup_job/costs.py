@@ -8,8 +8,12 @@ import msgspec
 
 from cleanup_job import report as reports
 from cleanup_job.clock import Clock
-from cleanup_job.model import Server, Target, Timings
+from cleanup_job.model import (
+    Server,
+    Target,
+)
 from cleanup_job.sweep import Sweep
+from cleanup_job.timings import Timings
 
 
 class Seen(msgspec.Struct, frozen=True):

@@ -1,8 +1,8 @@
 """The course of a run: what was done when, and how long commands took then (pure).
 
 The job stamps the keys that are done, `wire` each reply where it arrives, with the same clock:
-`perf_counter`, which is one for all processes of a machine. A stamp of another machine would lie
-outside of the run; such replies are left out of the course, and nowhere else.
+`perf_counter`, which is one for all processes of a machine; those of other machines are moved by
+the difference of the clocks (`remote`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from cleanup_job.model import Timings
-from cleanup_job.report import Moment, Stop, percentile_ms
+from cleanup_job.report import Moment, Stop, Took, calls_of, percentile_ms
+from cleanup_job.timings import Timings, replies
 
 MOST_MOMENTS = 120
 """Stretches that a run is cut into: about what a page has room for."""
@@ -69,27 +69,24 @@ def _moments(
     for at_s, number in done:
         if span.began_s <= at_s <= span.ended_s:
             keys[bisect_right(bounds, at_s)] += number
-    took_s: list[list[float]] = [[] for _ in range(count)]
+    took: list[Took] = [[] for _ in range(count)]
     for stamped in timings.values():
-        for at_s, seconds in zip(stamped[::2], stamped[1::2], strict=True):
+        for at_s, seconds, number in replies(stamped):
             if span.began_s <= at_s <= span.ended_s:
-                took_s[bisect_right(bounds, at_s)].append(seconds)
+                took[bisect_right(bounds, at_s)].append((seconds, number))
     return [
-        _moment(span, began_s, length_s / count, i, keys[i], sorted(took_s[i]))
-        for i in range(count)
+        _moment(span, began_s, length_s / count, i, keys[i], sorted(took[i])) for i in range(count)
     ]
 
 
-def _moment(
-    span: Span, began_s: float, length_s: float, i: int, keys: int, took_s: Sequence[float]
-) -> Moment:
+def _moment(span: Span, began_s: float, length_s: float, i: int, keys: int, took: Took) -> Moment:
     times = (
         {
-            "p50_ms": percentile_ms(took_s, 0.50),
-            "p99_ms": percentile_ms(took_s, 0.99),
-            "max_ms": round(took_s[-1] * 1000, 3),
+            "p50_ms": percentile_ms(took, 0.50),
+            "p99_ms": percentile_ms(took, 0.99),
+            "max_ms": round(took[-1][0] * 1000, 3),
         }
-        if took_s
+        if took
         else {}
     )
     return Moment(
@@ -97,7 +94,7 @@ def _moment(
         seconds=round(length_s, 4),
         phase=span.phase,
         keys=keys,
-        commands=len(took_s),
+        commands=calls_of(took),
         **times,
     )
 

@@ -9,7 +9,7 @@ pickle.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import compress
 from typing import Any, Final, NamedTuple, Protocol
@@ -19,6 +19,7 @@ import msgspec
 from cleanup_job.cursors import Lane, Order, describe
 from cleanup_job.keyspace import SLOTS, Pattern
 from cleanup_job.throttle import Allowance
+from cleanup_job.timings import Timings
 
 HEARTBEAT = "heartbeat"
 """The name of the heartbeat family in counts and reports."""
@@ -253,11 +254,6 @@ class Partition(msgspec.Struct, frozen=True):
     def range(self) -> str:
         """The share in words, for the report."""
         return describe(self.order, (self.lanes[0][0], self.lanes[-1][1]))
-
-
-Timings = dict[str, list[float]]
-"""By command, in turn for each of its calls: the moment of the reply (`perf_counter`), and the
-seconds that it took on the server's side of the wire."""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -884,12 +880,3 @@ def printable(name: bytes, limit: int = 120) -> str:
     text = name[:limit].decode("utf-8", "backslashreplace")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(name) <= limit else f"{text}… ({len(name)} bytes)"
-
-
-def merge_timings(parts: Iterable[Timings]) -> Timings:
-    """All timings together."""
-    merged: Timings = {}
-    for part in parts:
-        for command, stamped in part.items():
-            merged.setdefault(command, []).extend(stamped)
-    return merged

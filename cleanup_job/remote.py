@@ -28,10 +28,15 @@ import msgspec
 from msgspec import structs
 
 from cleanup_job import wire
-from cleanup_job.model import Findings, Outcome, Pulse, Timings
+from cleanup_job.model import (
+    Findings,
+    Outcome,
+    Pulse,
+)
 from cleanup_job.pulse import Rests
 from cleanup_job.shelf import ShelfStage
 from cleanup_job.throttle import UNLIMITED, Allowance
+from cleanup_job.timings import moved
 
 IDENTITY = secrets.token_hex(8)
 """Tells this process from any other, and from one that may get its address."""
@@ -230,16 +235,8 @@ def _begins(station: _Station, number: int) -> bool:
 def _by_the_jobs_clock(told: Any, late_s: float) -> Any:
     """The same with the moments of replies as the job would have seen them."""
     if isinstance(told, Findings | Outcome):
-        return structs.replace(told, timings=_moved(told.timings, late_s))
+        return structs.replace(told, timings=moved(told.timings, -late_s))
     return [_by_the_jobs_clock(one, late_s) for one in told] if isinstance(told, list) else told
-
-
-def _moved(timings: Timings, late_s: float) -> Timings:
-    moved: Timings = {}
-    for command, stamped in timings.items():
-        moved[command] = stamped.copy()
-        moved[command][::2] = [moment - late_s for moment in stamped[::2]]
-    return moved
 
 
 class _RemotePulse(Rests, Pulse):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -22,10 +23,10 @@ from cleanup_job.model import (
     Problem,
     Sample,
     Server,
-    Timings,
     Written,
     printable,
 )
+from cleanup_job.timings import Timings, replies
 
 SCHEMA_VERSION = 1
 
@@ -423,8 +424,8 @@ def status_of(keys: Keys, errors: Sequence[Problem], *, covered: bool, dry_run: 
 
 def summarize_timings(timings: Timings) -> dict[str, CommandTimes]:
     """Calls and percentiles by command, the busiest first."""
-    took = {command: stamped[1::2] for command, stamped in timings.items() if stamped}
-    ordered = sorted(took.items(), key=lambda item: -sum(item[1]))
+    took = {command: took_of(replies(stamped)) for command, stamped in timings.items() if stamped}
+    ordered = sorted(took.items(), key=lambda item: -sum(seconds * n for seconds, n in item[1]))
     return {command: _command_times(seconds) for command, seconds in ordered}
 
 
@@ -502,17 +503,32 @@ def merge_problems(problems: Iterable[Problem]) -> list[Problem]:
     return list(merged.values())
 
 
-def _command_times(seconds: Sequence[float]) -> CommandTimes:
-    ordered = sorted(seconds)
+Took = list[tuple[float, int]]
+"""Seconds in order, each with the number of replies that took so long."""
+
+
+def took_of(stamped: Iterable[tuple[float, float, int]]) -> Took:
+    """What replies took, whenever that was."""
+    return sorted((seconds, count) for _, seconds, count in stamped)
+
+
+def _command_times(took: Took) -> CommandTimes:
     return CommandTimes(
-        calls=len(ordered),
-        p50_ms=percentile_ms(ordered, 0.50),
-        p99_ms=percentile_ms(ordered, 0.99),
-        max_ms=round(ordered[-1] * 1000, 3),
+        calls=calls_of(took),
+        p50_ms=percentile_ms(took, 0.50),
+        p99_ms=percentile_ms(took, 0.99),
+        max_ms=round(took[-1][0] * 1000, 3),
     )
 
 
-def percentile_ms(ordered: Sequence[float], share: float) -> float:
+def calls_of(took: Took) -> int:
+    """How many replies there were."""
+    return sum(count for _, count in took)
+
+
+def percentile_ms(took: Took, share: float) -> float:
     """The nearest-rank percentile, in milliseconds."""
-    rank = max(1, math.ceil(share * len(ordered)))
-    return round(ordered[rank - 1] * 1000, 3)
+    rank = max(1, math.ceil(share * calls_of(took)))
+    up_to = accumulate(count for _, count in took)
+    place = next(place for place, so_far in enumerate(up_to) if so_far >= rank)
+    return round(took[place][0] * 1000, 3)

@@ -38,10 +38,10 @@ from cleanup_job.model import (
     Routes,
     Schema,
     Target,
-    Timings,
     printable,
 )
 from cleanup_job.routes import Router
+from cleanup_job.timings import Timings
 from cleanup_job.wire import Reply, WireLostError
 
 OUTCOMES = ("restored", "absent", "present", "expired", "failed", "unknown")

@@ -31,7 +31,12 @@ from hiredis import pack_command
 from cleanup_job import wire as wires
 from cleanup_job.errors import CleanupJobError, ServerUnavailableError
 from cleanup_job.keyspace import SLOTS, slot_of
-from cleanup_job.model import Access, Endpoint, Routes, Timings, merge_timings
+from cleanup_job.model import (
+    Access,
+    Endpoint,
+    Routes,
+)
+from cleanup_job.timings import Timings, merge_timings
 from cleanup_job.wire import Handler, Reply, Wire, WireLostError
 
 PROMPT_HOPS = 3

@@ -46,12 +46,11 @@ from cleanup_job.model import (
     Schema,
     StaleRun,
     SurveyTask,
-    Timings,
-    merge_timings,
     unpack,
 )
 from cleanup_job.pace import LARGEST_MS, Depth, Pace
 from cleanup_job.routes import Router
+from cleanup_job.timings import Timings, merge_timings
 from cleanup_job.wire import Reply, Wire
 
 PAGE = 1000

@@ -34,7 +34,13 @@ from cleanup_job.errors import (
     ServerRefusedError,
     ServerUnavailableError,
 )
-from cleanup_job.model import Endpoint, OwnSecret, Secret, Timings, Tls
+from cleanup_job.model import (
+    Endpoint,
+    OwnSecret,
+    Secret,
+    Tls,
+)
+from cleanup_job.timings import FEW, Timings, condensed
 from cleanup_job.urls import parse_url
 
 CONNECT_TIMEOUT_S = 5.0
@@ -176,7 +182,10 @@ class Wire:
         # With several requests in flight the server starts on one when it is done with the
         # one before, so its own time is counted from there.
         took_s = now - max(sent_at, self._last_reply_at)
-        self.timings.setdefault(command, []).extend((now, took_s))
+        stamped = self.timings.setdefault(command, [])
+        stamped.extend((now, took_s, 1.0))
+        if len(stamped) > FEW:
+            self.timings[command] = condensed(stamped)
         # Nothing is quicker than the way. So what was measured in a bad moment gets better.
         self._least_s = min(self._least_s, now - sent_at)
         self.latency_s = min(self.latency_s, self._least_s)

@@ -15,7 +15,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 PURE = {
     "errors", "keyspace", "pace", "prints", "throttle", "cursors", "model", "acl", "judge", "plan",
     "brakes", "remains", "outcomes", "ages", "course", "tally",
-    "ranges", "memory",
+    "ranges", "memory", "timings",
     "markup", "figures", "tables", "charts", "headline", "sections",
 }  # fmt: skip
 STAGES = {
@@ -33,8 +33,8 @@ IMPURE_IMPORTS = {"redis", "time", "datetime", "socket", "os", "random", "multip
 
 # fmt: off
 LAYERS = [
-    {"errors", "keyspace", "pace", "prints", "throttle", "whole_file", "style", "document",
-     "markup"},
+    {"errors", "keyspace", "pace", "prints", "throttle", "timings", "whole_file", "style",
+     "document", "markup"},
     {"layout", "manual", "measures", "memory"},
     {"cursors", "pulse", "figures", "arguments", "bugs", "turns"},
     {"model", "tables"},

@@ -23,7 +23,7 @@ def test_every_key_and_every_reply_within_the_run_is_in_it(
     # On the border of two phases it would be in both.
     done = [(at_s, keys) for at_s, keys in done if at_s not in (101.0, 101.5)]
     replies = [(at_s, took_s) for at_s, took_s in replies if at_s not in (101.0, 101.5)]
-    timings = {"SCAN": [number for reply in replies for number in reply]}
+    timings = {"SCAN": [number for reply in replies for number in (*reply, 1.0)]}
     course = course_of(SPANS, done, timings, 100.0)
     assert sum(moment.keys for moment in course) == sum(keys for _, keys in done)
     within = [took_s for at_s, took_s in replies if 100.0 <= at_s <= 104.0]

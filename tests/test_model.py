@@ -66,7 +66,7 @@ def test_findings_reach_another_process_as_they_are(
         stale=[StaleRun(stale, stale, [7] * len(stale))],
         kept=[Sample(b"k", Kind.FUTURE, "r", -1)],
         owned=[owned, []],
-        timings={"SCAN": [0.1]},
+        timings={"SCAN": [5.0, 0.1, 1.0]},
         longest=3,
     )
     assert pickle.loads(pickle.dumps(found)) == found

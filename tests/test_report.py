@@ -143,7 +143,7 @@ class TestStatus:
 
 def stamped(seconds: Iterable[float]) -> list[float]:
     """Each behind the moment of its reply, as `wire` keeps them."""
-    return [number for i, took_s in enumerate(seconds) for number in (float(i), took_s)]
+    return [number for i, took_s in enumerate(seconds) for number in (float(i), took_s, 1.0)]
 
 
 class TestTimings:

@@ -94,7 +94,8 @@ def test_names_that_are_long_are_fewer_in_flight(
     monkeypatch.setattr(survey, "FIRST_IN_FLIGHT", LANES)
     monkeypatch.setattr(survey, "BYTES_IN_FLIGHT", 5 * survey.PAGE * 30)
     write_many(client, COORDINATORS)
-    assert sweep(far).keys.deleted == KEYS
+    # Smaller pages, which a busy machine gets, are more.
+    assert sweep(far, max_block_ms=1000).keys.deleted == KEYS
     assert in_flight.most["SCAN"] <= 6
 
 

@@ -153,6 +153,6 @@ def test_requests_in_flight_are_answered_in_order(
         wire.send("ECHO", str(number), then=lambda reply: replies.append(int(reply)))
     wire.drain()
     assert replies == [*range(1_000)]
-    assert len(wire.take_timings()["ECHO"]) == 2 * 1_000
+    assert sum(wire.take_timings()["ECHO"][2::3]) == 1_000
     assert now_ms(client) > 0
     wire.close()
