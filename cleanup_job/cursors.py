@@ -79,6 +79,11 @@ def cut_evenly(parts: int) -> list[int]:
     return [-(-part * _SPACE // parts) for part in range(parts + 1)]
 
 
+def cut_at(order: Order, place: int) -> int:
+    """A place near this one where a share may begin."""
+    return place // _FINEST * _FINEST if order is Order.SLOTS else place
+
+
 def cut_by_weight(weights: Sequence[int], parts: int) -> list[int]:
     """The borders of shares in slot order that hold about equally many keys.
 

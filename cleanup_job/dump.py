@@ -121,23 +121,27 @@ class Dumper:
 
     Attributes:
         pace: how many keys a call may have.
+        most_in_flight: how many keys may be dumped at once.
     """
 
     def __init__(
-        self, router: Router, recorder: Recorder, max_block_ms: float, most_in_flight: int
+        self, router: Router, recorder: Recorder, max_block_ms: float, least_in_flight: int
     ) -> None:
         self.pace = Pace(KEYS_PER_BATCH, max_block_ms)
         self._router = router
         self._recorder = recorder
-        self._most_in_flight = most_in_flight
+        self._least_in_flight = self.most_in_flight = least_in_flight
         self._in_flight = 0
+        self._key_bytes = 1
         self._at_once = KEYS_AT_ONCE[1]
         self._held_up: list[Dumping] = []
 
     @property
     def has_room(self) -> bool:
         """False while servers or the disk have enough to do."""
-        return self._in_flight <= self._most_in_flight and not self._is_behind
+        # On a long way there are many; fewer, if what they hold would take too much memory.
+        fit = max(self._least_in_flight, BACKLOG_BYTES // self._key_bytes)
+        return self._in_flight <= min(self.most_in_flight, fit) and not self._is_behind
 
     @property
     def _is_behind(self) -> bool:
@@ -270,6 +274,8 @@ class Dumper:
     def _write(
         self, dumping: Dumping, dumps: Sequence[bytes | None], expiries_ms: Sequence[int]
     ) -> None:
+        size = sum(len(dump or b"") for dump in dumps)
+        self._key_bytes = max(size // max(1, len(dumps)), self._key_bytes * 7 // 8, 1)
         entry = dumping.take(dumps, expiries_ms)
 
         def written(error: JournalError | None) -> None:

@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from cleanup_job.acl import LEASE_PREFIX, LEASE_RULE
 from cleanup_job.errors import CleanupJobError, LockedError
 from cleanup_job.keyspace import slot_of
 from cleanup_job.model import Endpoint, Problem, Routes, Schema, printable
-from cleanup_job.routes import Router
+from cleanup_job.routes import Router, Words
 from cleanup_job.wire import Reply, Wire
 
 LEASE_S = 60.0
@@ -114,6 +115,7 @@ class Lease:
         self.lost: Problem | None = None
         self.forgone: Problem | None = None
         self._routes = routes
+        self._router: Router | None = None
         self._renew_at = 0.0
         self._value = msgspec.json.encode(
             Holder(
@@ -133,18 +135,19 @@ class Lease:
             LockedError: another run has it.
             CleanupJobError: the server refuses, or can't be asked.
         """
-        self._rehearse()
-        taken = self._set()
-        if _is_full(taken):
-            self.forgo("the server's memory is full")
-            return
-        value = self._act("retake", self._value)
-        if isinstance(value, bytes):
-            # The value is compared, so that this can't hit a lease that was taken meanwhile.
-            if not (_holder(value, is_gone=True) and self._act("release", value) == 1):
-                raise self._locked(value)
-            self._set()
+        with self._connected():
+            self._rehearse()
+            taken = self._set()
+            if _is_full(taken):
+                self.forgo("the server's memory is full")
+                return
             value = self._act("retake", self._value)
+            if isinstance(value, bytes):
+                # The value is compared, so that this can't hit a lease that was taken meanwhile.
+                if not (_holder(value, is_gone=True) and self._act("release", value) == 1):
+                    raise self._locked(value)
+                self._set()
+                value = self._act("retake", self._value)
         if isinstance(value, bytes):
             raise self._locked(value)
         self._accept("EVALSHA", value)
@@ -160,12 +163,15 @@ class Lease:
         A right that is missing is missed now, and by its name: a script may not tell it.
         """
         probe = self.key + b":probe"
-        self._accept("GET", self._ask("GET", probe))
-        self._accept("PEXPIRE", self._ask("PEXPIRE", probe, _LEASE_MS))
-        self._accept("UNLINK", self._ask("UNLINK", probe))
-        self._accept("SCRIPT LOAD", self._ask("SCRIPT", "LOAD", _SCRIPT))
-        words = ("EVALSHA", _SHA, "1", probe, "keep", "", _LEASE_MS)
-        self._accept("EVALSHA", self._ask(*words))
+        requests: dict[str, Words] = {
+            "GET": ("GET", probe),
+            "PEXPIRE": ("PEXPIRE", probe, _LEASE_MS),
+            "UNLINK": ("UNLINK", probe),
+            "SCRIPT LOAD": ("SCRIPT", "LOAD", _SCRIPT),
+            "EVALSHA": ("EVALSHA", _SHA, "1", probe, "keep", "", _LEASE_MS),
+        }
+        for command, reply in zip(requests, self._ask_all(*requests.values()), strict=True):
+            self._accept(command, reply)
 
     def _set(self) -> Reply:
         reply = self._ask("SET", self.key, self._value, "NX", "PX", _LEASE_MS)
@@ -231,20 +237,36 @@ class Lease:
         patience_s: float | None = None,
         first: tuple[bytes | str, ...] = (),
     ) -> Reply:
-        """Ask the lease's server, on a connection of its own.
+        return self._ask_all(words, patience_s=patience_s, first=first)[0]
+
+    def _ask_all(
+        self, *requests: Words, patience_s: float | None = None, first: Words = ()
+    ) -> list[Reply]:
+        """Ask the lease's server."""
+        with self._connected(patience_s) as router:
+            replies: list[Reply] = [None] * len(requests)
+            for place, words in enumerate(requests):
+                router.send(self.slot, words, partial(replies.__setitem__, place), first=first)
+            while router.in_flight:
+                router.wait()
+            return replies
+
+    @contextmanager
+    def _connected(self, patience_s: float | None = None) -> Iterator[Router]:
+        """A connection of its own, for one question or for several.
 
         The stages' connections may have replies on the way, and this one is rarely needed.
         """
-        router = Router(self._routes, connect=_connect, patience_s=patience_s)
-        replies: list[Reply] = []
+        if self._router is not None:
+            yield self._router
+            return
+        router = self._router = Router(self._routes, connect=_connect, patience_s=patience_s)
         try:
-            router.send(self.slot, words, replies.append, first=first)
-            while router.in_flight:
-                router.wait()
+            yield router
         finally:
+            self._router = None
             router.close()
             self._routes = router.routes  # it may have followed a failover
-        return replies[0]
 
     def _accept(self, command: str, reply: Reply) -> Reply:
         endpoint = self._routes.access.endpoint

@@ -167,6 +167,7 @@ class Server(msgspec.Struct, frozen=True):
         order: the order that SCAN walks its keys in.
         slot_keys: keys per slot, where the order goes by slots and they are many.
         clock_ahead_ms: its clock less this machine's, nearer to 0 by what could be the network.
+        latency_s: how long a reply took that cost it nothing.
     """
 
     endpoint: Endpoint
@@ -184,6 +185,7 @@ class Server(msgspec.Struct, frozen=True):
     slots: tuple[SlotRange, ...] = ((0, SLOTS - 1),)
     importing: frozenset[Importing] = frozenset()
     slot_keys: tuple[int, ...] = ()
+    latency_s: float = 0.0
 
     @property
     def address(self) -> str:

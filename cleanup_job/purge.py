@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import compress
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import redis
@@ -59,7 +60,7 @@ from cleanup_job.model import (
     PurgeTask,
     printable,
 )
-from cleanup_job.pace import Pace
+from cleanup_job.pace import LARGEST_MS, Depth, Pace
 from cleanup_job.prints import Prints
 from cleanup_job.remains import remains_of
 from cleanup_job.routes import Router
@@ -76,11 +77,16 @@ closed it, and a batch must not be lost with it."""
 KEYS_IN_FLIGHT = 600
 """Another batch is begun while no more keys than this are under way for each server: two batches
 of the usual size, so that a server works on one while Python packs the next; many of the small
-ones that slots make."""
+ones that slots make. Where a server is far away it is as many more as `pace.Depth` says."""
+
+MOST_KEYS_IN_FLIGHT = 40_000
+"""For each server, however far it is: 100 ms of what one can do. All of it has to come back before
+a stop or a pause begins, and all of it is `unknown` or `failed` if the connection breaks; so
+that is some tenth of a second of work, and a part of a large sweep only."""
 
 KEYS_OPEN_WITH_JOURNAL = 8_000
-"""The same with a journal, for which most batches wait: enough for what a server dumps and deletes
-while a disk writes, and few enough that a stop does not concern many."""
+"""As the first, with a journal, for which most batches wait: enough for what a server dumps and
+deletes while a disk writes, and few enough that a stop does not concern many."""
 
 MOST_LOADS = 10
 """How often a batch has the script loaded anew. It goes right in front of the call, so that a flush
@@ -226,8 +232,14 @@ class _Purge:
         self.failures: dict[tuple[str, str], list[bytes]] = {}
         self.open = 0
         self.keys_open = 0
-        servers = len({endpoint for _, _, endpoint in task.routes.spans})
-        self.most_open = KEYS_IN_FLIGHT * servers
+        self.servers = len({endpoint for _, _, endpoint in task.routes.spans})
+        self.depth = Depth(
+            KEYS_IN_FLIGHT, MOST_KEYS_IN_FLIGHT, LARGEST_MS / 1000 / KEYS_PER_BATCH, KEYS_PER_BATCH
+        )
+        self.spent_s = 0.0
+        self.keys_settled = 0
+        self.round_trips = 1
+        self.most_open = self.most_wanted = KEYS_IN_FLIGHT * self.servers
         self.hopeless = False
         self.recorder: Recorder | None = None
         self.dumper: Dumper | None = None
@@ -238,7 +250,7 @@ class _Purge:
 
             self.recorder = Recorder(task.journal)
             self.dumper = Dumper(self.router, self.recorder, task.max_block_ms, self.most_open)
-            self.most_open = KEYS_OPEN_WITH_JOURNAL * servers
+            self.most_open = self.most_wanted = KEYS_OPEN_WITH_JOURNAL * self.servers
 
     def run(self) -> None:
         if self.pulse.must_rest():
@@ -246,16 +258,25 @@ class _Purge:
         upcoming = self.upcoming()
         batch = next(upcoming, None)
         while self.open or (batch is not None and not self._is_ending()):
-            while batch is not None and self._has_room() and not self._is_ending():
+            grows = False
+            while batch is not None and not self._is_ending():
+                if not self._has_room(self.most_open):
+                    grows = self._has_room(self.most_wanted)
+                    break
                 if self.pulse.must_rest():
                     break
                 self.pulse.takes(batch.size)
                 self._begin(Attempt(batch, self.task.schema))
                 batch = next(upcoming, None)
             if self.open:
-                self.dumper.wait() if self.dumper else self.router.wait()
-            elif self.pulse.rest() > RENEW_AFTER_S:
-                self.router.renew()
+                if grows and not self.router.can_wait(self.depth.each_s * KEYS_PER_BATCH):
+                    self._deepen()
+                else:
+                    self.dumper.wait() if self.dumper else self.router.wait()
+            else:
+                if self.pulse.rest() > RENEW_AFTER_S:
+                    self.router.renew()
+                self.depth.restart()
         while batch is not None:
             self.leave(batch)
             batch = next(upcoming, None)
@@ -282,15 +303,41 @@ class _Purge:
     def _is_ending(self) -> bool:
         return self.hopeless or self.pulse.stopping()
 
-    def _has_room(self) -> bool:
+    def _has_room(self, most_open: int) -> bool:
+        """True if another batch may be begun, where so many keys may be open."""
         if self.dumper is not None and not self.dumper.has_room:
             return False
-        return not self.open or self.keys_open <= self.most_open
+        return not self.open or self.keys_open <= most_open
+
+    def _measure(self, batch: Batch) -> None:
+        """Learn from a batch that is settled how much is to be in flight."""
+        self.keys_settled += batch.size
+        # All that are on their way at once, since scattered ones come back together.
+        if self.keys_settled >= KEYS_IN_FLIGHT * self.servers:
+            self.depth.took(self.keys_settled, self.router.spent_s - self.spent_s)
+            self.depth.queued(self.router.queued_s, self.router.latency_s, perf_counter())
+            self.spent_s, self.keys_settled = self.router.spent_s, 0
+        self._deepen()
+
+    def _deepen(self) -> None:
+        """Have as many keys in flight as is right by now; of those some may wait for the disk."""
+        way_s = self.router.latency_s * self.round_trips
+        keys = self.depth.now(way_s, perf_counter())
+        at_disk = 0
+        if self.dumper is not None:
+            at_disk = KEYS_OPEN_WITH_JOURNAL - KEYS_IN_FLIGHT
+            self.dumper.most_in_flight = self.servers * max(
+                KEYS_IN_FLIGHT, keys // self.round_trips
+            )
+        self.most_open = self.servers * (keys + at_disk)
+        self.most_wanted = self.servers * (self.depth.wanted(way_s) + at_disk)
 
     def _begin(self, attempt: Attempt) -> None:
         self.open += 1
         self.keys_open += attempt.batch.size
         self._advance(attempt)
+        self.round_trips = max(self.round_trips, _round_trips(attempt.batch, self.dumper))
+        self._deepen()
 
     def _advance(self, attempt: Attempt) -> None:
         """Do what comes next for a batch, with what is still in it."""
@@ -647,6 +694,7 @@ class _Purge:
         self.spared |= attempt.spared_ids()
         self.open -= 1
         self.keys_open -= batch.size
+        self._measure(batch)
         self.pulse.advance(batch.size)
 
     def look_at_all(self) -> PurgeTask | None:
@@ -739,6 +787,16 @@ class _Purge:
             rewritten=frozenset(self.rewritten),
             hopeless=self.hopeless,
         )
+
+
+def _round_trips(batch: Batch, dumper: Dumper | None) -> int:
+    """How often a batch is on its way to a server and back, from its begin to its end."""
+    steps = 2 if dumper is not None else 1
+    if batch.slot is None:
+        steps += 1  # the guards are read
+        if batch.min_idle_s:
+            steps += 2 + (dumper is not None)
+    return steps
 
 
 def _did_nothing(reply: Exception) -> bool:

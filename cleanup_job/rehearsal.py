@@ -6,6 +6,7 @@ So a right that is missing is known before anything is deleted.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 import redis
 
@@ -14,7 +15,7 @@ from cleanup_job import wire as wires
 from cleanup_job.attempt import SCRIPT, Attempt
 from cleanup_job.keyspace import Pattern, slot_of
 from cleanup_job.model import ABSENT, Batch, Schema, Server, Target
-from cleanup_job.wire import Reply, Wire
+from cleanup_job.wire import Question, Reply, Wire
 
 MOST_PROBES = 100
 """How many slots of a server are tried until one is found that is not on its way elsewhere."""
@@ -38,52 +39,60 @@ def preflight(target: Target, schema: Schema, min_idle_s: int, journal: bool = F
 def _rehearse(wire: Wire, server: Server, schema: Schema, min_idle_s: int, journal: bool) -> None:
     """Send all that a purge sends. A command that is refused by itself is refused by name."""
     slots = server.slot_set()
-    probe = _probe_here(wire, schema.heartbeat, slots)
+    patterns = (schema.heartbeat, *schema.patterns)
+    probe, *probes = _probes_here(wire, patterns, slots, clustered=bool(server.node_id))
     heartbeat = schema.heartbeat.key_for(probe)
     heartbeats = acl.key_rule(schema.heartbeat)
     # What the script sends is sent by itself too, since some servers refuse a script without
     # saying what for.
-    wire.ask("MGET", heartbeat, keys=heartbeats)
+    questions: list[Question] = [(("MGET", heartbeat), heartbeats)]
     if server.node_id:
-        wire.ask("ASKING")
-        wire.ask("GET", heartbeat, keys=heartbeats)
-    wire.ask("TIME")
-    for pattern in schema.patterns:
-        key = pattern.example_for(_probe_here(wire, pattern, slots))
-        keys = acl.key_rule(pattern)
-        wire.ask("EXISTS", key, keys=keys)
-        wire.ask("UNLINK", key, keys=keys)
-        if min_idle_s:
-            wire.ask("OBJECT", "IDLETIME", key, keys=keys)
-            wire.ask("OBJECT", "REFCOUNT", key, keys=keys)
-        if journal:
-            wire.ask("DUMP", key, keys=keys)
-            wire.ask("PTTL", key, keys=keys)
+        questions += [(("ASKING",), ""), (("GET", heartbeat), heartbeats)]
+    questions.append((("TIME",), ""))
+    for pattern, its_probe in zip(schema.patterns, probes, strict=True):
+        key = pattern.example_for(its_probe)
+        names: list[tuple[str, ...]] = [("EXISTS",), ("UNLINK",)]
+        names += [("OBJECT", "IDLETIME"), ("OBJECT", "REFCOUNT")] if min_idle_s else []
+        names += [("DUMP",), ("PTTL",)] if journal else []
+        questions += [((*name, key), acl.key_rule(pattern)) for name in names]
     batch = Batch((probe,), 1, (ABSENT,), keys=[[] for _ in schema.owned])
-    wire.ask("SCRIPT", "LOAD", SCRIPT)
-    wire.ask(*Attempt(batch, schema).words(), keys=heartbeats)
+    questions.append((("SCRIPT", "LOAD", SCRIPT), ""))
+    questions.append(([*Attempt(batch, schema).words()], heartbeats))
     if journal:
         from cleanup_job import dump  # only who keeps a journal waits for its import
 
-        wire.ask("SCRIPT", "LOAD", dump.SCRIPT)
-        wire.ask("EVALSHA", dump.SHA, "1", heartbeat, keys=heartbeats)
+        questions.append((("SCRIPT", "LOAD", dump.SCRIPT), ""))
+        questions.append((("EVALSHA", dump.SHA, "1", heartbeat), heartbeats))
+    wire.ask_all(*questions)  # at once: on a long way each round trip counts
 
 
-def _probe_here(wire: Wire, pattern: Pattern, slots: frozenset[int]) -> bytes:
-    """An id whose key of this pattern is in a slot of the server's.
+def _probes_here(
+    wire: Wire, patterns: Sequence[Pattern], slots: frozenset[int], *, clustered: bool
+) -> list[bytes]:
+    """For each pattern an id whose key is in a slot of the server's.
 
     Not in one that is on its way to another server, which would have to be asked for a key that
     is not here.
     """
+    probes = [_probe_id() for _ in patterns]
+    unsure = [*range(len(patterns))] if clustered else []
     for _ in range(MOST_PROBES):
-        while slot_of(key := pattern.example_for(probe := _probe_id())) not in slots:
-            pass
         replies: list[Reply] = []
-        wire.send("EXISTS", key, then=replies.append)
+        for place in unsure:
+            while slot_of(key := patterns[place].example_for(probes[place])) not in slots:
+                probes[place] = _probe_id()
+            wire.send("EXISTS", key, then=replies.append)
         wire.drain()
-        if not isinstance(replies[0], redis.exceptions.AskError):
+        unsure = [
+            place
+            for place, reply in zip(unsure, replies, strict=True)
+            if isinstance(reply, redis.exceptions.AskError)
+        ]
+        if not unsure:
             break
-    return probe
+        for place in unsure:
+            probes[place] = _probe_id()
+    return probes
 
 
 def _probe_id() -> bytes:

@@ -17,6 +17,7 @@ Invariants:
 
 from __future__ import annotations
 
+import select
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -81,6 +82,8 @@ class Router:
 
     Attributes:
         last_s: how long the reply took that is being handled, as its connection says.
+        spent_s: by how much replies came after those before them, in all, of all connections.
+        queued_s: how much longer than the way the last reply took.
     """
 
     def __init__(
@@ -109,6 +112,13 @@ class Router:
         self._try_again_at = 0.0
         self._timings: list[Timings] = []
         self.last_s: float | None = None
+        self.spent_s = 0.0
+        self.queued_s = 0.0
+
+    @property
+    def latency_s(self) -> float:
+        """Of the longest way to a server that was asked for something."""
+        return max((wire.latency_s for wire in self._wires.values()), default=0.0)
 
     @property
     def in_flight(self) -> int:
@@ -195,6 +205,8 @@ class Router:
         for wire in [*self._wires.values()]:
             if wire:
                 wire.receive()
+                self.spent_s += wire.apart_s
+                self.queued_s = wire.queued_s
         if not self._waiting:
             self._unreachable.clear()
             return
@@ -207,6 +219,17 @@ class Router:
         self._unreachable.clear()
         for call in waiting:
             self._send(call)
+
+    def can_wait(self, timeout_s: float) -> bool:
+        """True if there is something for `wait` to do by then, and it need not be awaited long."""
+        owed = [wire for wire in self._wires.values() if wire]
+        if self._waiting or not owed:
+            return True
+        if len(owed) == 1:
+            return owed[0].can_receive(timeout_s)
+        if any(wire.can_receive() for wire in owed):
+            return True
+        return bool(select.select(owed, [], [], timeout_s)[0])
 
     def renew(self) -> None:
         """Have new connections from now on: after a long pause these may have been closed.

@@ -1,12 +1,16 @@
 """One partition to its findings: the map half of the job.
 
 The partition is walked once, in *lanes*: shares of its range, each with one SCAN in flight, so
-that the server fills one page while Python reads the other. Heartbeats are
-read in bulk as they are found, and judged against the server's clock asked for right behind
-them.
+that the server fills one page while Python reads the other. Where the server is far away, lanes
+are cut into more of them on the way, as many as `pace.Depth` says: a cursor is only known when its
+page has come, but a range can be cut anywhere. Heartbeats are read in bulk as they are found, and
+judged against the server's clock asked for right behind them.
 
 Invariants:
 - Every key that is there throughout the walk is in the findings, maybe more than once.
+- The lanes, and what was walked of them, are the partition's range, whatever was cut. A cut only
+  takes away what was not asked for yet, or what the page in flight may go beyond: duplicates.
+- A server's own order from 0 to 0 (`Order.SEQUENCE`) has one lane, and is never cut.
 - A heartbeat is judged by a clock that was read after it, so that nobody's beat can seem to
   lie in the future because of us.
 - A walk that breaks is walked again from its start: it only reads.
@@ -16,7 +20,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import compress
+from math import isqrt
 from time import perf_counter
 
 import redis
@@ -24,7 +30,7 @@ from msgspec import structs
 
 from cleanup_job import acl
 from cleanup_job import wire as wires
-from cleanup_job.cursors import Lane, Order, cursor_at, place_of
+from cleanup_job.cursors import Order, cursor_at, cut_at, place_of
 from cleanup_job.errors import CleanupJobError, CursorOrderError, ServerUnavailableError
 from cleanup_job.judge import Guests, ages_ms, fingerprint, fingerprints, judge_heartbeat
 from cleanup_job.keyspace import covering_glob, slot_of
@@ -42,7 +48,7 @@ from cleanup_job.model import (
     SurveyTask,
     unpack,
 )
-from cleanup_job.pace import Pace
+from cleanup_job.pace import LARGEST_MS, Depth, Pace
 from cleanup_job.routes import Router
 from cleanup_job.timings import Timings, merge_timings
 from cleanup_job.wire import Reply, Wire
@@ -60,8 +66,32 @@ takes few."""
 
 FIRST_READ = 50
 
+MOST_IN_FLIGHT = 400
+"""Pages at most, on the longest way: enough for 200 ms of it at half a millisecond for each. What
+is in flight has to come before a stop or a pause begins."""
+
+FIRST_IN_FLIGHT = 50
+"""As many until the first page says how large they are."""
+
+BYTES_IN_FLIGHT = 16 << 20
+"""Of pages, and as much of heartbeats' values: who does not read them in time has them in memory,
+mostly the server. 400 pages of usual names are as much."""
+
+WORTH_A_LANE = PAGE // 4
+"""Keys that are left of a lane beyond the page in flight, for another lane to begin there. Each cut
+has some 60 keys walked twice (`_spread`)."""
+
+SMALLEST_PAGE = PAGE // 10
+"""Of the page that should reach the end of a lane: how many keys are left there is a guess."""
+
 IDLE_READS_IN_FLIGHT = 500
 """OBJECT IDLETIME takes one key, so many are sent before the first is awaited."""
+
+MOST_IDLE_READS_IN_FLIGHT = 20_000
+"""The same, however far the server is. Their replies are numbers, and take no memory."""
+
+IDLE_READ_S = 10e-6
+"""What one takes at most on a server that is not busy, and here."""
 
 PAUSE_BETWEEN_ATTEMPTS_S = 0.5
 
@@ -118,21 +148,37 @@ def survey_idle(task: IdleTask, pulse: Pulse) -> frozenset[bytes]:
     router = Router(task.routes)
     young: set[bytes] = set()
     keys = unpack(task.keys)
-    for start in range(0, len(keys), IDLE_READS_IN_FLIGHT):
-        some = keys[start : start + IDLE_READS_IN_FLIGHT]
+    depth = Depth(IDLE_READS_IN_FLIGHT, MOST_IDLE_READS_IN_FLIGHT, IDLE_READ_S)
+    spent_s = 0.0
+    looks: list[tuple[bytes, Reply, Reply]] = []
+
+    def ask(some: Sequence[bytes]) -> None:
         idle_s: list[Reply] = []
-        references: list[Reply] = []
+
+        def take(references: list[Reply]) -> None:
+            nonlocal spent_s
+            depth.took(len(some), router.spent_s - spent_s)
+            spent_s = router.spent_s
+            looks.extend(zip(some, idle_s, references, strict=True))
+
+        router.each("OBJECT IDLETIME", some, idle_s.extend, reads=True)
+        router.each("OBJECT REFCOUNT", some, take, reads=True)
+
+    for start in range(0, len(keys), IDLE_READS_IN_FLIGHT):
         if pulse.stopping():
             young.update(keys[start:])
             break
-        if pulse.must_rest() and pulse.rest() > RENEW_AFTER_S:
-            router.renew()
-        router.each("OBJECT IDLETIME", some, idle_s.extend, reads=True)
-        router.each("OBJECT REFCOUNT", some, references.extend, reads=True)
-        _drain(router)
-        for key, idle, count in zip(some, idle_s, references, strict=True):
-            if _is_young(key, idle, count, task):
-                young.add(key)
+        if pulse.must_rest():
+            _drain(router)
+            depth.restart()
+            if pulse.rest() > RENEW_AFTER_S:
+                router.renew()
+        ask(keys[start : start + IDLE_READS_IN_FLIGHT])
+        room = depth.now(router.latency_s, perf_counter()) - IDLE_READS_IN_FLIGHT
+        while router.in_flight > 2 * room:  # two for each key
+            router.wait()
+    _drain(router)
+    young.update(key for key, idle, count in looks if _is_young(key, idle, count, task))
     return frozenset(young)
 
 
@@ -220,11 +266,35 @@ def _is_young(key: bytes, idle_s: Reply, references: Reply, task: IdleTask) -> b
     return idle_s is not None and idle_s < task.min_idle_s
 
 
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """What is left to be walked of a share of the line.
+
+    Attributes:
+        place: where the next page begins, or the one that is in flight.
+        end: where the next lane begins.
+        spacing: places from one key to the next, as its last page had them.
+        count: how many keys the page has that is in flight.
+    """
+
+    place: int
+    end: int
+    spacing: float
+    count: int = 0
+
+    @property
+    def keys(self) -> int:
+        """About how many there are from `place` on."""
+        return int((self.end - self.place) / self.spacing)
+
+
 class _Walk:
     """The state of one walk over one partition.
 
     Attributes:
-        aside: the next page of each lane that waits, until nothing is in flight and work may go on.
+        aside: lanes that wait for their next page to be asked for.
+        asked: lanes whose page is in flight.
+        grows: more is to be asked for before the next reply comes.
         timings: of connections that were replaced.
     """
 
@@ -237,9 +307,21 @@ class _Walk:
         self.key_rule = acl.key_rule(task.schema.heartbeat)
         self.page = Pace(PAGE, task.max_block_ms)
         self.read = Pace(HEARTBEATS_PER_READ, task.max_block_ms)
-        self.aside: list[tuple[Lane, int]] = [(lane, lane[0]) for lane in self.partition.lanes]
+        lanes = self.partition.lanes
+        self.places = lanes[-1][1] - lanes[0][0]
+        spacing = self.places / max(1, self.partition.keys)
+        self.aside = [_Lane(*lane, spacing) for lane in reversed(lanes)]
+        self.asked: set[_Lane] = set()
+        self.grows = False
+        self.can_cut = self.partition.order is not Order.SEQUENCE
+        self.depth = Depth(len(lanes), FIRST_IN_FLIGHT, LARGEST_MS / 1000)
+        self.since_page_s = 0.0
+        self.page_bytes = 1
         self.timings: list[Timings] = []
         self.unread: list[bytes] = []
+        self.reads = 0
+        self.being_read = 0
+        self.value_bytes = 0
         self.fit = FIRST_READ
         self.scanned = 0
         self.longest = 0
@@ -252,11 +334,13 @@ class _Walk:
         self.wire.measure_latency()
         self._go_on()
         while self.wire:
+            if self.grows and not self.wire.can_receive(self.depth.each_s):
+                self._ask()
+                continue
             self.wire.receive()
+            self.since_page_s += self.wire.apart_s
             if not self.wire and self.aside:
                 self._go_on()
-            if not self.wire:
-                self._read_heartbeats()
 
     def _go_on(self) -> None:
         """Rest if that is due, and ask for what was put aside."""
@@ -265,44 +349,96 @@ class _Walk:
             wires.discard(self.task.endpoint)
             self.wire = wires.borrow(self.task.endpoint)
             self.wire.measure_latency()
-        aside, self.aside = self.aside, []
-        for lane, place in aside:
-            if not self.pulse.stopping():
-                self._scan(lane, place)
+        self.depth.restart()
+        self._ask(rested=True)
+        if not self.asked:
+            self._read_heartbeats()
 
-    def _scan(self, lane: Lane, place: int) -> None:
-        """Ask for the page at `place`; its reply asks for the next one."""
+    def _ask(self, *, rested: bool = False) -> None:
+        """Ask for as many pages as may be in flight by now."""
+        self.grows = False
+        if self.pulse.stopping():
+            self.aside.clear()
+        elif rested or not self.pulse.must_rest():
+            latency_s = self.wire.latency_s
+            most = self.depth.now(latency_s, perf_counter())
+            wanted = self.depth.wanted(latency_s)
+            while len(self.asked) < most:
+                lane = self._next_lane(cuts=wanted > self.depth.least)
+                if lane is None:
+                    return
+                self._scan(lane)
+            self.grows = len(self.asked) < wanted
+
+    def _next_lane(self, *, cuts: bool) -> _Lane | None:
+        """One that waits; or, where the server is far away, one cut off from one that does not."""
+        if self.aside:
+            return self.aside.pop()
+        lane = self._widest() if cuts else None
+        if lane is None:
+            return None
+        # Behind the page in flight and half of the pages that follow it. The last of them had
+        # better go beyond the lane's end than not reach it, which would take one more.
+        pages = (lane.keys - lane.count) // self.page.size
+        keys = lane.count + pages // 2 * self.page.size
+        keys -= _spread(keys)
+        at = cut_at(self.partition.order, lane.place + int(keys * lane.spacing))
+        rest = _Lane(at, lane.end, lane.spacing)
+        lane.end = at
+        return rest
+
+    def _widest(self) -> _Lane | None:
+        """The lane of which most is left, if that is worth another one."""
+        if not self.can_cut or not self.asked:
+            return None
+        lane = max(self.asked, key=_places_left)
+        return lane if _places_left(lane) > WORTH_A_LANE * lane.spacing else None
+
+    def _scan(self, lane: _Lane) -> None:
+        """Ask for a lane's next page; its reply asks for more."""
         order = self.partition.order
-        count = self.page.size
+        place = lane.place
+        count = lane.count = self._count(lane)
+        self.asked.add(lane)
 
         def take(reply: Reply) -> None:
-            self.page.took(count, self.wire.last_s)
+            if count * 2 > self.page.size:  # a small one is mostly overhead
+                self.page.took(count, self.wire.last_s)
+            self.depth.took(1, self.since_page_s + self.wire.apart_s)
+            self.since_page_s = -self.wire.apart_s
+            self.depth.queued(self.wire.queued_s, self.wire.latency_s, perf_counter())
             cursor, keys = self._accept("SCAN", reply)
+            self.asked.remove(lane)
             next_place = place_of(order, int(cursor))
-            at_end = int(cursor) == 0 or (next_place >= lane[1] and order is not Order.SEQUENCE)
-            if not at_end and next_place <= place and order is not Order.SEQUENCE:
+            at_end = int(cursor) == 0 or (next_place >= lane.end and self.can_cut)
+            if not at_end and next_place <= place and self.can_cut:
                 raise CursorOrderError(
                     f"{self.wire.endpoint.address} returned SCAN cursors out of order",
                     "cursor_order",
                 )
-            if not at_end and not self.pulse.stopping():
-                if self.pulse.must_rest():
-                    self.aside.append((lane, next_place))
-                else:
-                    self._scan(lane, next_place)
+            if not at_end:
+                if self.can_cut:
+                    lane.spacing = (next_place - place) / count
+                lane.place = next_place
+                self.aside.append(lane)
+            self._ask()
             passed = count
-            if order is not Order.SEQUENCE:
-                passed = self._passed(lane, place, lane[1] if at_end else next_place)
+            if self.can_cut:
+                # About how many lie between two places: MATCH hides what was walked over.
+                upto = lane.end if at_end else next_place
+                passed = max(0, self.partition.keys * (upto - place) // self.places)
             self.pulse.advance(passed)
             self._take_page(keys)
 
         cursor = str(cursor_at(order, place))
         self.wire.send("SCAN", cursor, "MATCH", self.glob, "COUNT", str(count), then=take)
 
-    def _passed(self, lane: Lane, place: int, next_place: int) -> int:
-        """About how many keys lie between two places: MATCH hides what was walked over."""
-        share = self.partition.keys // len(self.partition.lanes)
-        return share * (next_place - place) // (lane[1] - lane[0])
+    def _count(self, lane: _Lane) -> int:
+        """How many keys to ask for: a page, or what is left of the lane."""
+        if not self.can_cut:
+            return self.page.size
+        left = max(0, lane.keys)
+        return min(self.page.size, max(SMALLEST_PAGE, left + _spread(left)))
 
     def _take_page(self, keys: list[bytes]) -> None:
         self.scanned += len(keys)
@@ -313,21 +449,37 @@ class _Walk:
                 runs.append(run)
         heartbeat = self.task.schema.heartbeat
         self.unread += heartbeat.ids(heartbeat.within(keys))
-        if len(self.unread) >= self._per_read:
-            self._read_heartbeats()
+        if self.wire.latency_s > self.depth.each_s:
+            self.page_bytes = max(sum(map(len, keys)), self.page_bytes * 7 // 8, 1)
+            self.depth.most = min(MOST_IN_FLIGHT, BYTES_IN_FLIGHT // self.page_bytes)
+        self._read_heartbeats()
 
     @property
     def _per_read(self) -> int:
         return min(self.read.size, self.fit)
 
     def _read_heartbeats(self) -> None:
-        """Ask for the values of heartbeats found, and for the time right behind them."""
-        count = self._per_read
+        """Ask for the values of heartbeats found: many at once, and the rest when all are found."""
+        is_last = not (self.asked or self.aside)
+        while len(self.unread) >= (1 if is_last else self._per_read) and self._may_read():
+            self._read_some(self._per_read)
+
+    def _may_read(self) -> bool:
+        """True unless enough values are on their way, or nobody knows yet how large they are."""
+        if not self.reads:
+            return True
+        most = self.depth.wanted(self.wire.latency_s) if self.value_bytes else self.depth.least
+        return self.reads < most and self.being_read * self.value_bytes < BYTES_IN_FLIGHT
+
+    def _read_some(self, count: int) -> None:
+        """Ask for values, and for the time right behind them."""
         ids = sorted(self.unread[-count:])
         del self.unread[-count:]
+        self.reads += 1
+        self.being_read += len(ids)
         if self.task.clustered:
             self._read_one_by_one(ids)
-        elif ids:
+        else:
             values: list[bytes | None] = []
 
             def take(reply: Reply) -> None:
@@ -342,8 +494,6 @@ class _Walk:
 
         A key of a slot that this server is still taking over is read only after ASKING.
         """
-        if not ids:
-            return
         keys = self.task.schema.heartbeat.keys_for(ids)
         values: list[bytes | None] = []
         elsewhere: list[bytes] = []
@@ -371,8 +521,14 @@ class _Walk:
             seconds, micros = self._accept("TIME", reply)
             now_ms = int(seconds) * 1000 + int(micros) // 1000
             self._fit(values)
+            self.reads -= 1
+            self.being_read -= len(ids)
+            self._read_heartbeats()
             self._judge_all(ids, values, now_ms)
-            self._read_one_by_one(elsewhere, asking=True)
+            if elsewhere:
+                self.reads += 1
+                self.being_read += len(elsewhere)
+                self._read_one_by_one(elsewhere, asking=True)
 
         self.wire.send("TIME", then=take)
 
@@ -381,8 +537,8 @@ class _Walk:
         sizes = [*map(len, filter(None, values))]
         self.longest = max(self.longest, *sizes, 0)
         size = sum(sizes)
-        each = max(1, size // len(values))
-        self.fit = max(1, BYTES_PER_READ // each)
+        self.value_bytes = max(1, size // len(values))
+        self.fit = max(1, BYTES_PER_READ // self.value_bytes)
 
     def _value(self, reply: Reply) -> bytes | None:
         """A heartbeat's value, as MGET would give it.
@@ -469,6 +625,16 @@ class _Walk:
             timings=timings,
             longest=self.longest,
         )
+
+
+def _places_left(lane: _Lane) -> float:
+    """Of a lane, beyond the page that is in flight."""
+    return lane.end - lane.place - lane.count * lane.spacing
+
+
+def _spread(keys: int) -> int:
+    """By how much a stretch that should have so many keys may have more: twice the deviation."""
+    return 2 * isqrt(keys)
 
 
 def _is_wrong_type(reply: Reply) -> bool:

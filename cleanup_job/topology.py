@@ -26,7 +26,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from cleanup_job import wire as wires
-from cleanup_job.cursors import Lane, Order, cut_by_weight, cut_evenly, end_of, place_of
+from cleanup_job.cursors import Lane, Order, cursor_at, cut_by_weight, cut_evenly, end_of, place_of
 from cleanup_job.errors import CleanupJobError, ServerRefusedError, ServerUnavailableError
 from cleanup_job.keyspace import SLOTS
 from cleanup_job.model import (
@@ -40,7 +40,7 @@ from cleanup_job.model import (
     Target,
 )
 from cleanup_job.routes import standalone
-from cleanup_job.wire import Wire
+from cleanup_job.wire import Reply, Wire
 
 KEYS_PER_PARTITION = 50_000
 """One partition's share at least. A partition overshoots its end by up to a page per lane
@@ -48,6 +48,13 @@ KEYS_PER_PARTITION = 50_000
 
 FAR_KEYS_PER_PARTITION = 250_000
 """The same where a task costs messages between machines; it is walked in about a second."""
+
+MOST_KEYS_PER_S = 1_000_000
+"""About what a walk can do. A partition begins and ends with waiting for the way to the server, so
+it is to last for `ROUND_TRIPS` of them at least."""
+
+ROUND_TRIPS = 50
+"""What these two or three are then is a few per cent of the partition."""
 
 KEYS_WORTH_A_PARTITION = 1_000
 """Below this a share is not worth a task of its own."""
@@ -59,8 +66,9 @@ Python reads the other."""
 EVEN_ENOUGH = 1.1
 """The largest partition may hold so many times the mean; more partitions are tried to get there."""
 
-PROBE_PAGES = 8
-"""Cursors that the probe looks at. Eight in ascending order by chance: 1 in 40,320."""
+PROBES = 16
+"""Places that the probe looks at, evenly over the line and all at once. That each has the next one
+behind it by chance: 16! in 16^16, one in a million."""
 
 PATIENCE_S = 20.0
 """How long to wait for a cluster that fails over: the default cluster-node-timeout is 15 s."""
@@ -104,7 +112,8 @@ def discover(access: Access, known: Sequence[Server] = ()) -> Target:
     for candidate in (endpoint, *others):
         try:
             wire = wires.borrow(candidate)
-            info = read_info(wire)
+            told = _ask_about(wire)
+            info = told.info
         except ServerUnavailableError as error:
             problem = problem or _if_announced(error, access)
             continue
@@ -120,7 +129,7 @@ def discover(access: Access, known: Sequence[Server] = ()) -> Target:
             )
             continue
         routes = standalone(structs.replace(access, endpoint=candidate))
-        return Target("standalone", routes, (_server(wire, info),))
+        return Target("standalone", routes, (_server(wire, told),))
     assert problem is not None, "at least one candidate was asked"
     raise problem
 
@@ -213,7 +222,11 @@ def clock_ms(server: Server) -> int:
 
 
 def _read_clock_ms(wire: Wire) -> int:
-    seconds, micros = wire.ask("TIME")
+    return _milliseconds(wire.ask("TIME"))
+
+
+def _milliseconds(clock: Reply) -> int:
+    seconds, micros = clock
     return int(seconds) * 1000 + int(micros) // 1000
 
 
@@ -224,7 +237,10 @@ def read_info(wire: Wire) -> dict[str, str]:
         ServerRefusedError: if the user may not run INFO, or this is no Redis.
         ServerUnavailableError: if it is still loading.
     """
-    reply = wire.ask("INFO")
+    return _info_of(wire, wire.ask("INFO"))
+
+
+def _info_of(wire: Wire, reply: Reply) -> dict[str, str]:
     text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else ""
     lines = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
     info = {name: value.strip() for name, _, value in lines if name}
@@ -246,12 +262,47 @@ def read_info(wire: Wire) -> dict[str, str]:
     return info
 
 
-def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Server:
+class _Told(NamedTuple):
+    """What a server told of itself, all at once: on a long way each round trip counts.
+
+    Attributes:
+        keys, clock: replies, errors too.
+        asked_at_ms: by our clock.
+        took_s: until all of it was there.
+        more: replies to what else was asked.
+    """
+
+    info: dict[str, str]
+    keys: Reply
+    clock: Reply
+    asked_at_ms: int
+    took_s: float
+    more: list[Reply]
+
+
+def _ask_about(wire: Wire, *more: tuple[str, str]) -> _Told:
+    """Ask for what `_server` needs, and `more`.
+
+    Raises:
+        CleanupJobError: as `read_info`.
+    """
+    replies: list[Reply] = []
+    asked_at_ms, started = time.time_ns() // 1_000_000, time.perf_counter()
+    for words in (("INFO",), ("DBSIZE",), ("TIME",), *more):
+        wire.send(*words, then=replies.append)
+    wire.drain()
+    took_s = time.perf_counter() - started
+    info = _info_of(wire, wires.accept("INFO", replies[0], wire.endpoint))
+    return _Told(info, replies[1], replies[2], asked_at_ms, took_s, replies[3:])
+
+
+def _server(wire: Wire, told: _Told, node: _Node | None = None) -> Server:
     """What a primary tells of itself.
 
     Raises:
         ServerRefusedError: if it is a replica.
     """
+    info = told.info
     if info.get("role") in ("slave", "replica"):
         primary = f"{info.get('master_host')}:{info.get('master_port')}"
         raise ServerRefusedError(
@@ -259,7 +310,8 @@ def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Serv
             "replica",
         )
     product, version = _product(info)
-    keys = wire.ask("DBSIZE")
+    keys = wires.accept("DBSIZE", told.keys, wire.endpoint)
+    clock = wires.accept("TIME", told.clock, wire.endpoint)
     if not isinstance(keys, int):
         raise ServerRefusedError(
             f"{wire.endpoint.address} answers DBSIZE with no number: no Redis or Valkey server",
@@ -276,7 +328,8 @@ def _server(wire: Wire, info: dict[str, str], node: _Node | None = None) -> Serv
         tracks_idle_time="lfu" not in info.get("maxmemory_policy", "noeviction"),
         cpu_s=_cpu_s(info),
         used_memory=int(info.get("used_memory", 0)),
-        clock_ahead_ms=_clock_ahead_ms(wire),
+        clock_ahead_ms=_clock_ahead_ms(told.asked_at_ms, _milliseconds(clock), told.took_s),
+        latency_s=told.took_s,
     )
     if node is not None:
         server = structs.replace(
@@ -306,11 +359,9 @@ def _order(product: str, version: str, *, clustered: bool) -> Order:
     return Order.REVERSED
 
 
-def _clock_ahead_ms(wire: Wire) -> int:
+def _clock_ahead_ms(before_ms: int, server_ms: int, took_s: float) -> int:
     """The server's clock less ours. It was read at some instant between our two readings."""
-    before_ms = time.time_ns() // 1_000_000
-    server_ms = _read_clock_ms(wire)
-    after_ms = time.time_ns() // 1_000_000
+    after_ms = before_ms + 1 + int(took_s * 1000)
     return min(0, server_ms - before_ms) or max(0, server_ms - after_ms)
 
 
@@ -386,14 +437,17 @@ class _NoPrimaryError(CleanupJobError):
 
 
 def _cluster_server(wire: Wire) -> Server:
-    info = read_info(wire)
-    state = bytes(wire.ask("CLUSTER", "INFO")).decode()
-    if info.get("role") != "master" or "cluster_state:ok" not in state:
+    told = _ask_about(wire, ("CLUSTER", "INFO"), ("CLUSTER", "NODES"))
+    state, nodes = (
+        bytes(wires.accept(f"CLUSTER {what}", reply, wire.endpoint)).decode()
+        for what, reply in zip(("INFO", "NODES"), told.more, strict=True)
+    )
+    if told.info.get("role") != "master" or "cluster_state:ok" not in state:
         raise _NoPrimaryError(
             f"{wire.endpoint.address} does not serve its slots now", "cluster_down"
         )
-    myself = next(node for node in _read_nodes(wire) if "myself" in node.flags)
-    return _server(wire, info, myself)
+    myself = next(node for node in _parse_nodes(nodes) if "myself" in node.flags)
+    return _server(wire, told, myself)
 
 
 def _announced_endpoints(access: Access, wire: Wire) -> dict[str, Endpoint]:
@@ -406,7 +460,10 @@ def _announced_endpoints(access: Access, wire: Wire) -> dict[str, Endpoint]:
 
 
 def _read_nodes(wire: Wire) -> list[_Node]:
-    text = bytes(wire.ask("CLUSTER", "NODES")).decode()
+    return _parse_nodes(bytes(wire.ask("CLUSTER", "NODES")).decode())
+
+
+def _parse_nodes(text: str) -> list[_Node]:
     return [_parse_node(line.split(" ")) for line in text.splitlines() if line]
 
 
@@ -596,15 +653,18 @@ def confirmed(server: Server) -> Server:
 
 def _has_order(wire: Wire, server: Server) -> bool:
     own = server.slot_set() | {slot for slot, _ in server.importing}
-    cursor = place = 0
-    for _ in range(PROBE_PAGES):
-        cursor = int(wire.ask("SCAN", str(cursor), "COUNT", "1")[0])
-        if cursor == 0:
-            return True
+    places = cut_evenly(PROBES)[:-1]
+    if server.order is Order.SLOTS:
+        places = cut_by_weight([slot in own for slot in range(SLOTS)], PROBES)[:-1]
+    cursors = [str(cursor_at(server.order, place)) for place in places]
+    replies = wire.ask_all(*((("SCAN", cursor, "COUNT", "1"), "") for cursor in cursors))
+    for place, (reply, _) in zip(places, replies, strict=True):
+        cursor = int(reply)
+        if cursor == 0:  # nothing is behind it
+            continue
         if server.order is Order.SLOTS and cursor % SLOTS not in own:
             return False
-        previous, place = place, place_of(server.order, cursor)
-        if place <= previous:
+        if place_of(server.order, cursor) <= place:
             return False
     return True
 
@@ -633,7 +693,9 @@ def partitions(
         workers: how many walk them.
         is_far: they are on other machines, where a share is better large.
     """
-    each = FAR_KEYS_PER_PARTITION if is_far else KEYS_PER_PARTITION
+    least = FAR_KEYS_PER_PARTITION if is_far else KEYS_PER_PARTITION
+    way_s = max((server.latency_s for server in servers), default=0.0)
+    each = max(least, int(way_s * ROUND_TRIPS * MOST_KEYS_PER_S))
     counts = _share_out([server.keys for server in servers], _cuttable(servers), workers, each)
     return tuple(
         partition

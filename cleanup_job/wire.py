@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import repeat
 from threading import get_ident
@@ -54,10 +54,17 @@ outlast somebody else's slow script or a disk that stalls the server."""
 LATENCY_PROBES = 3
 """The least of them counts: one may have to wait for somebody else's command."""
 
+LONG_WAY_S = 0.005
+"""A way that is longer is not measured if it was gone before: what somebody else's command adds is
+little beside it, and a round trip more is not."""
+
 Reply = Any
 """What the server answered, an error of it, or a `WireLostError` if no answer came."""
 
 Handler = Callable[[Reply], None]
+
+Question = tuple[Sequence[bytes | str], str]
+"""A request, and the rule that gives access to its keys, for an error to name."""
 
 
 class WireLostError(ServerUnavailableError):
@@ -72,6 +79,10 @@ class Wire:
 
     Attributes:
         latency_s: the least that a reply takes, if `measure_latency` was called.
+        apart_s: how long after the one before it the last reply came, or after it could have come.
+            That is the work of whoever is slower, the server or we; the way is not in it.
+        queued_s: how much longer the last reply took than the way: its own work, and what it
+            waited for at the server and here.
         last_s: how long the server took for the last reply, beyond that; None if nobody can tell,
             since the reply was there before we had time for it.
     """
@@ -91,7 +102,11 @@ class Wire:
         self.timings: Timings = {}
         self._in_flight: deque[tuple[str, float, Handler]] = deque()
         self._last_reply_at = 0.0
+        self._waiting_since = 0.0
         self.last_s: float | None = None
+        self.apart_s = 0.0
+        self.queued_s = 0.0
+        self._least_s = float("inf")
         self.latency_s = 0.0
         self.is_lost = False
         timeout_s = REPLY_TIMEOUT_S if reply_timeout_s is None else reply_timeout_s
@@ -116,10 +131,12 @@ class Wire:
         """Of the socket, to wait for several at once."""
         return int(self._connection._sock.fileno())  # noqa: SLF001 - redis-py has no other way
 
-    def can_receive(self) -> bool:
-        """True if a reply, or the connection's end, has arrived."""
+    def can_receive(self, timeout_s: float = 0.0) -> bool:
+        """True if a reply (or its beginning), or the connection's end, has arrived or does so."""
+        if timeout_s and not self._waiting_since:
+            self._waiting_since = perf_counter()
         try:
-            return bool(self._connection.can_read(timeout=0))
+            return bool(self._connection.can_read(timeout=timeout_s))
         except (redis.RedisError, OSError):
             return True
 
@@ -149,7 +166,7 @@ class Wire:
 
     def receive(self) -> None:
         """Wait for the next reply and hand it to its `then`."""
-        waiting_since = perf_counter()
+        waiting_since, self._waiting_since = self._waiting_since or perf_counter(), 0.0
         try:
             reply = self._connection.read_response(disable_decoding=True)
         except redis.exceptions.BusyLoadingError as error:
@@ -169,9 +186,14 @@ class Wire:
         stamped.extend((now, took_s, 1.0))
         if len(stamped) > FEW:
             self.timings[command] = condensed(stamped)
+        # Nothing is quicker than the way. So what was measured in a bad moment gets better.
+        self._least_s = min(self._least_s, now - sent_at)
+        self.latency_s = min(self.latency_s, self._least_s)
+        self.queued_s = now - sent_at - self.latency_s
+        self.apart_s = now - max(sent_at + self.latency_s, self._last_reply_at)
         # If most of that time went to something else, such as other servers, it tells nothing.
-        has_waited = now - waiting_since >= took_s / 2
-        self.last_s = max(0.0, took_s - self.latency_s) if has_waited else None
+        has_waited = now - waiting_since >= self.apart_s / 2
+        self.last_s = self.apart_s if has_waited else None
         self._last_reply_at = now
         then(reply)
 
@@ -179,6 +201,7 @@ class Wire:
         """Receive until nothing is in flight."""
         while self._in_flight:
             self.receive()
+        _ways[self.endpoint] = self._least_s
 
     def ask(self, *words: bytes | str, keys: str = "") -> Reply:
         """Send one request, wait for it and whatever was before it.
@@ -191,13 +214,23 @@ class Wire:
             WireLostError: if the connection broke.
             CleanupJobError: what `refusal` makes of an error reply.
         """
+        return self.ask_all((words, keys))[0]
+
+    def ask_all(self, *questions: Question) -> list[Reply]:
+        """Send several requests in one go, and wait for all of them.
+
+        Raises:
+            WireLostError: if the connection broke.
+            CleanupJobError: what `refusal` makes of the first error reply.
+        """
         replies: list[Reply] = []
-        self.send(*words, then=replies.append)
+        for words, _ in questions:
+            self.send(*words, then=replies.append)
         self.drain()
-        command = str(words[0])
-        if command in _CONTAINERS:
-            command = f"{command} {words[1]!s}"
-        return accept(command, replies[-1], self.endpoint, keys)
+        return [
+            accept(_full_name(words), reply, self.endpoint, keys)
+            for (words, keys), reply in zip(questions, replies, strict=True)
+        ]
 
     def measure_latency(self) -> None:
         """Find out how long a reply takes that costs the server nothing, once per connection.
@@ -206,12 +239,18 @@ class Wire:
         """
         if self.latency_s or self._in_flight:
             return
+        known_s = min(self._least_s, _ways.get(self.endpoint, self._least_s))
+        if LONG_WAY_S < known_s < float("inf"):
+            self.latency_s = known_s
+            return
         took_s = []
         for _ in range(LATENCY_PROBES):
             started = perf_counter()
             self.send("TIME", then=_ignore)
             self.drain()
             took_s.append(perf_counter() - started)
+            if took_s[-1] > LONG_WAY_S:
+                break
         self.latency_s = min(took_s)
 
     def take_timings(self) -> Timings:
@@ -249,6 +288,11 @@ _CONTAINERS = ("CLUSTER", "OBJECT", "SCRIPT", "SENTINEL")
 """Commands that are nothing without a subcommand, which has a right of its own."""
 
 
+def _full_name(words: Sequence[bytes | str]) -> str:
+    command = str(words[0])
+    return f"{command} {words[1]!s}" if command in _CONTAINERS else command
+
+
 def _ignore(_: Reply) -> None:
     """For replies that nothing depends on."""
 
@@ -265,6 +309,9 @@ def accept(command: str, reply: Reply, endpoint: Endpoint, keys: str = "") -> Re
         raise refusal(command, reply, endpoint, keys)
     return reply
 
+
+_ways: dict[Endpoint, float] = {}
+"""The least that a reply took, by where it came from; of the last connection that told."""
 
 _open: dict[tuple[int, int, Endpoint], Wire] = {}
 """By process, since a fork copies them; and by thread, since each may be at a run of its own."""

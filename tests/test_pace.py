@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleanup_job.pace import MOST_GROWTH, SMALLEST, Pace
+from cleanup_job.pace import (
+    LAST_TIMES,
+    LEAST_SLACK,
+    MOST_GROWTH,
+    MOST_SLACK,
+    SMALLEST,
+    Depth,
+    Pace,
+    depth_of,
+)
 
 MOST = 1000
 
@@ -91,3 +101,97 @@ def test_stays_within_bounds_whatever_it_is_told(took: list[tuple[int, float]]) 
     for keys, seconds in took:
         pace.took(keys, seconds)
         assert SMALLEST <= pace.size <= MOST
+
+
+seconds = st.floats(0, 10)
+each = st.floats(1e-7, 1)
+counts = st.integers(1, 1_000)
+
+
+@given(seconds, each, counts, counts)
+def test_as_many_are_in_flight_as_the_way_needs(
+    latency_s: float, each_s: float, least: int, more: int
+) -> None:
+    depth = depth_of(latency_s, each_s, least, least + more)
+    assert least <= depth <= least + more
+    if depth < least + more:
+        # The slower side never waits for the way, and no more wait than at a near server.
+        assert depth * each_s >= latency_s
+        assert (depth - least) * each_s <= latency_s * (1 + 1e-9)
+
+
+@given(seconds, seconds, each, each, counts, counts)
+def test_they_grow_with_the_way_and_shrink_with_the_work(
+    one_s: float, other_s: float, quick_s: float, slow_s: float, least: int, more: int
+) -> None:
+    most = least + more
+    near_s, far_s = sorted((one_s, other_s))
+    quick_s, slow_s = sorted((quick_s, slow_s))
+    assert depth_of(near_s, quick_s, least, most) <= depth_of(far_s, quick_s, least, most)
+    assert depth_of(far_s, slow_s, least, most) <= depth_of(far_s, quick_s, least, most)
+
+
+def test_a_near_server_gets_two() -> None:
+    assert depth_of(0.0001, 0.0005, 2, 400) == 2
+
+
+FAR_S, WORK_S = 0.08, 0.0005
+
+
+def far_depth(work_s: float = WORK_S) -> Depth:
+    depth = Depth(2, 400, 0.002)
+    for _ in range(LAST_TIMES):
+        depth.took(1, work_s)
+    return depth
+
+
+def test_it_grows_as_quickly_as_the_server_works() -> None:
+    depth = far_depth()
+    now_s = before = 0.0
+    depth.now(FAR_S, now_s)
+    while (level := depth.now(FAR_S, now_s := now_s + WORK_S)) < depth.wanted(FAR_S):
+        assert level <= before + 2 or not before
+        before = level
+    assert FAR_S * 0.9 < now_s < FAR_S * 1.1
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), max_size=40))
+def test_depth_stays_within_bounds_whatever_it_is_told(
+    told: list[tuple[float, float, float]],
+) -> None:
+    depth = Depth(2, 400, 0.002)
+    now_s, before = 0.0, 2
+    for took_s, queued_s, passed_s in told:
+        now_s += passed_s
+        depth.took(1, took_s)
+        depth.queued(queued_s, FAR_S, now_s)
+        level = depth.now(FAR_S, now_s)
+        assert 2 <= level <= min(400, before + 2)
+        before = level
+    depth.restart()
+    assert depth.now(FAR_S, now_s) == 2
+
+
+def test_work_that_stands_still_now_and_then_needs_no_less() -> None:
+    depth = far_depth()
+    before = depth.wanted(FAR_S)
+    for _ in range(4):
+        depth.took(1, 0.05)
+        depth.took(1, WORK_S)
+    assert depth.wanted(FAR_S) == before
+
+
+def test_a_queue_makes_it_less_and_none_makes_it_more() -> None:
+    for queued_s, slack in ((0.0, MOST_SLACK), (0.02, LEAST_SLACK)):
+        depth = far_depth()
+        usual = depth.wanted(FAR_S) - 2
+        for look in range(50):
+            depth.queued(queued_s, FAR_S, look * FAR_S)
+        assert depth.wanted(FAR_S) - 2 == pytest.approx(usual * slack, abs=1)
+
+
+def test_replies_that_turn_out_to_be_large_are_fewer() -> None:
+    depth = far_depth()
+    assert depth.wanted(FAR_S) > 100
+    depth.most = 0
+    assert depth.wanted(FAR_S) == depth.now(FAR_S, 1.0) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from cleanup_job import plan, waves
+from cleanup_job import plan, purge, waves
 from cleanup_job.model import Outcome, PurgeTask
 from cleanup_job.purge import look_at_lost
 from tests.cluster.test_revival import losses_of, lost_keys
@@ -37,6 +37,7 @@ ALL = (COORDINATORS + POISONED) * (OWNED + 1)
 def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are named poison are one of their own, more than can be in flight at once."""
     monkeypatch.setattr(plan, "KEYS_PER_PORTION", POISONED * (OWNED + 1))
+    monkeypatch.setattr(purge, "MOST_KEYS_IN_FLIGHT", purge.KEYS_IN_FLIGHT)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import redis
 from cleanup_job.config import Keys
 from cleanup_job.demo import seed
 from cleanup_job.keyspace import slot_of
+from cleanup_job.topology import PROBES
 from tests.keys import (
     STALE_MS,
     assert_adds_up,
@@ -95,7 +96,7 @@ def test_one_walk_on_primaries_only(
             calls[name.removeprefix("cmdstat_")] += stat["calls"]
     assert report.keys.deleted == 30_000
     assert calls["keys"] == 0
-    assert calls["scan"] <= 1.4 * 30_000 / 1000 + 8 * 3
+    assert calls["scan"] <= 1.4 * 30_000 / 1000 + PROBES * 3
     assert_adds_up(report)
 
 

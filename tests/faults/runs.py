@@ -26,6 +26,7 @@ SHORTER: dict[str, float] = {
     "cleanup_job.dump.KEYS_PER_BATCH": 60,
     "cleanup_job.remains.KEYS_PER_BATCH": 60,
     "cleanup_job.purge.KEYS_IN_FLIGHT": 80,
+    "cleanup_job.purge.MOST_KEYS_IN_FLIGHT": 80,
     "cleanup_job.purge.KEYS_OPEN_WITH_JOURNAL": 200,
     "cleanup_job.lease.REPLY_TIMEOUT_S": 1.0,
     "cleanup_job.lease.RENEW_S": 0.05,
