@@ -497,16 +497,18 @@ class _Walk:
         keys = self.task.schema.heartbeat.keys_for(ids)
         values: list[bytes | None] = []
         elsewhere: list[bytes] = []
-        for coordinator_id, key in zip(ids, keys, strict=True):
-            if asking:
+
+        def take(reply: Reply) -> None:
+            if isinstance(reply, redis.exceptions.MovedError) and not asking:
+                elsewhere.append(ids[len(values)])
+            values.append(self._value(reply))
+
+        if asking:
+            for key in keys:
                 self.wire.send("ASKING", then=lambda reply: self._accept("ASKING", reply))
-
-            def take(reply: Reply, coordinator_id: bytes = coordinator_id) -> None:
-                if isinstance(reply, redis.exceptions.MovedError) and not asking:
-                    elsewhere.append(coordinator_id)
-                values.append(self._value(reply))
-
-            self.wire.send("GET", key, then=take)
+                self.wire.send("GET", key, then=take)
+        else:
+            self.wire.send_all([("GET", key) for key in keys], take)
         self._judge_by_time(ids, values, elsewhere)
 
     def _judge_by_time(

@@ -673,8 +673,7 @@ def _count_slots(wire: Wire, server: Server) -> tuple[int, ...]:
     counts = [0] * SLOTS
     slots = sorted(server.slot_set())
     replies: list[object] = []
-    for slot in slots:
-        wire.send("CLUSTER", "COUNTKEYSINSLOT", str(slot), then=replies.append)
+    wire.send_all([("CLUSTER", "COUNTKEYSINSLOT", str(slot)) for slot in slots], replies.append)
     wire.drain()
     for slot, reply in zip(slots, replies, strict=True):
         counts[slot] = int(wires.accept("CLUSTER COUNTKEYSINSLOT", reply, wire.endpoint))

@@ -150,6 +150,13 @@ class Wire:
         packed = pack_command(words)  # type: ignore[arg-type]
         self.send_packed(str(words[0]), [packed], then)
 
+    def send_all(self, requests: Sequence[Sequence[bytes | str]], then: Handler) -> None:
+        """Send requests of one command in one piece; `then` is called with each reply, in order."""
+        if not requests:
+            return
+        packed = [pack_command(tuple(words)) for words in requests]  # type: ignore[arg-type]
+        self.send_packed(str(requests[0][0]), packed, then, count=len(packed))
+
     def send_packed(
         self, command: str, packed: list[bytes], then: Handler, *, count: int = 1
     ) -> None:
