@@ -286,8 +286,8 @@ KEYS_PER_PORTION = 8_000
 """Keys that a worker gets to delete at once: enough to keep several batches in flight, few
 enough that a stop or a lost worker does not concern many."""
 
-FAR_KEYS_PER_PORTION = 50_000
-"""The same where a task costs messages between machines."""
+COARSE_KEYS_PER_PORTION = 50_000
+"""The same where a task costs messages between machines, or there is one worker anyway."""
 
 
 class Portion(NamedTuple):
@@ -308,9 +308,9 @@ class Portion(NamedTuple):
         return dict(zip(schema.family_names, (*families, heartbeats), strict=True))
 
 
-def portions(lot: Lot, batches: Iterable[Batch] = (), *, is_far: bool = False) -> Iterator[Portion]:
-    """All of this in portions; larger ones where workers are far."""
-    most = FAR_KEYS_PER_PORTION if is_far else KEYS_PER_PORTION
+def portions(lot: Lot, batches: Iterable[Batch] = (), *, coarse: bool = False) -> Iterator[Portion]:
+    """All of this in portions, small or `coarse`."""
+    most = COARSE_KEYS_PER_PORTION if coarse else KEYS_PER_PORTION
     for part in lot.parts(most):
         yield Portion((part,))
     group: list[Batch] = []

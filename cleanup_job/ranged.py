@@ -115,7 +115,8 @@ def _judge(
             sweep.config.orphan_grace,
             sweep.show,
             not sweep.dry_run,
-            pool.is_far,
+            # For one worker a portion is no more than a place where its pipeline runs dry.
+            pool.is_far or pool.workers == 1,
         )
 
     works = [

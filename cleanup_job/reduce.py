@@ -106,7 +106,7 @@ class RangeTask(msgspec.Struct, frozen=True):
         uncovered: slots of which keys may have been missed.
         purges_orphans: they go too, if all of their keys are idle for `orphan_grace_s`.
         plans: somebody will execute the plan.
-        is_far: see `plan.portions`.
+        coarse: see `plan.portions`.
     """
 
     own: IdRange
@@ -119,7 +119,7 @@ class RangeTask(msgspec.Struct, frozen=True):
     orphan_grace_s: int
     show: int
     plans: bool
-    is_far: bool
+    coarse: bool
 
 
 class PortionInfo(msgspec.Struct, frozen=True):
@@ -259,9 +259,9 @@ def _late(verdicts: Verdicts) -> frozenset[bytes]:
 
 
 def _portions(plan: Plan, task: RangeTask) -> Iterator[tuple[Portion, int]]:
-    for portion in portions(plan.lot, plan.batches, is_far=task.is_far):
+    for portion in portions(plan.lot, plan.batches, coarse=task.coarse):
         yield portion, 0
-    for portion in portions(plan.last, is_far=task.is_far):
+    for portion in portions(plan.last, coarse=task.coarse):
         yield portion, 1
 
 

@@ -65,6 +65,8 @@ def comparable(report: Report) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(report)
     for name in TIMES:
         del plain[name]
+    # The oldest are shown, by ages that are counted when each was read.
+    plain["samples"] = [one for one in plain["samples"] if one["verdict"] != "stale"]
     for sample in plain["samples"]:
         sample["age_s"] = None
     for problem in plain["warnings"]:
