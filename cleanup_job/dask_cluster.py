@@ -85,7 +85,7 @@ def _local_cluster(workers: int | str, access: Access) -> Iterator[LocalCluster]
     with LocalCluster(
         n_workers=count,
         threads_per_worker=1,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,
         # They are ours, and on this machine.
         env={"REDIS_PASSWORD": str(password)} if password is not None else {},
