@@ -380,8 +380,9 @@ class DaskPool:
 
     # -- a shelf -----------------------------------------------------------------------------------
 
-    def ranges_for(self, names: int) -> int:
+    def ranges_for(self, names: int, size: int) -> int:
         """As `shelf.Shelf.ranges_for`."""
+        del size  # only very long names would make a difference, and a worker has room for those
         return max(RANGES_PER_WORKER * len(self._lines), math.ceil(names / NAMES_PER_RANGE), 1)
 
     def has(self, refs: Iterable[Ref]) -> bool:

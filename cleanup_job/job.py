@@ -178,7 +178,7 @@ def _shelf(config: Config, pool: Pool, target: Target) -> Iterator[Shelf | None]
     if limit is None or memory.fits(limit, target.keys, pool.workers):
         yield None
         return
-    with file_shelf(pool, memory.names_at_once(limit, pool.workers)) as shelf:
+    with file_shelf(pool, memory.share_of(limit, pool.workers)) as shelf:
         yield shelf
 
 

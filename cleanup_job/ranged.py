@@ -62,7 +62,8 @@ def judge_in_ranges(sweep: Sweep, shelf: Shelf, pool: Pool, surveyed: Surveyed) 
     """
     findings = [found.shelved for found in surveyed.findings if found.shelved is not None]
     widths = frozenset[int]().union(*(found.widths for found in findings))
-    ranges = shelf.ranges_for(sum(found.names for found in findings))
+    names, size = sum(found.names for found in findings), sum(found.size for found in findings)
+    ranges = shelf.ranges_for(names, size)
     bounds = bounds_of((found.sample for found in findings), ranges)
     try:
         pieces = _cut(sweep, shelf, pool, surveyed, findings, widths, bounds)

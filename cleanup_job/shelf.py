@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from cleanup_job import memory
 from cleanup_job.errors import ShelfError
 from cleanup_job.model import Pulse, Ref, Watch
 from cleanup_job.pool import Pool, run_again
@@ -73,8 +74,8 @@ class Done(NamedTuple):
 class Shelf(Protocol):
     """Where values stay, and who works with them."""
 
-    def ranges_for(self, names: int) -> int:
-        """In how many ranges so many names are to be judged."""
+    def ranges_for(self, names: int, size: int) -> int:
+        """In how many ranges so many names of so many bytes are to be judged."""
 
     def has(self, refs: Iterable[Ref]) -> bool:
         """True if these values are still there."""
@@ -132,14 +133,14 @@ def map_works(
 class FileShelf:
     """A shelf for the processes of one machine."""
 
-    def __init__(self, folder: Path, pool: Pool, names_at_once: int) -> None:
+    def __init__(self, folder: Path, pool: Pool, most_bytes: int) -> None:
         self._folder = folder
         self._pool = pool
-        self._names_at_once = names_at_once
+        self._most_bytes = most_bytes
 
-    def ranges_for(self, names: int) -> int:
+    def ranges_for(self, names: int, size: int) -> int:
         """As `Shelf.ranges_for`."""
-        return max(1, -(-names // self._names_at_once))
+        return max(1, -(-memory.needed(names, size) // self._most_bytes))
 
     def has(self, refs: Iterable[Ref]) -> bool:
         """As `Shelf.has`."""
@@ -170,12 +171,12 @@ class FileShelf:
 
 
 @contextmanager
-def file_shelf(pool: Pool, names_at_once: int) -> Iterator[FileShelf]:
+def file_shelf(pool: Pool, most_bytes: int) -> Iterator[FileShelf]:
     """A shelf for as long as a run takes.
 
     Args:
         pool: whose workers use it.
-        names_at_once: as many as a worker has memory for.
+        most_bytes: of memory that each worker has for what it judges.
 
     Raises:
         ShelfError: if its folder can't be made.
@@ -185,7 +186,7 @@ def file_shelf(pool: Pool, names_at_once: int) -> Iterator[FileShelf]:
     except OSError as error:
         raise _no_room(tempfile.gettempdir(), error) from error
     try:
-        yield FileShelf(folder, pool, names_at_once)
+        yield FileShelf(folder, pool, most_bytes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

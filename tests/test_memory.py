@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from cleanup_job.errors import ConfigError
 from cleanup_job.memory import (
-    LEAST_NAMES,
-    NAME_BYTES,
+    LEAST_BYTES,
     PROCESS_BYTES,
     bytes_of,
     fits,
-    names_at_once,
+    needed,
+    share_of,
 )
 
 
@@ -44,13 +44,17 @@ def test_what_is_no_size(text: str) -> None:
 def test_all_workers_together_keep_the_limit(limit: int, workers: int) -> None:
     processes = 1 if workers == 1 else 1 + workers
     try:
-        names = names_at_once(limit, workers)
+        share = share_of(limit, workers)
     except ConfigError as error:
         assert "set fewer workers" in str(error)  # noqa: PT017 - it is one of two ends
-        assert processes * PROCESS_BYTES + workers * LEAST_NAMES * NAME_BYTES > limit
+        assert processes * PROCESS_BYTES + workers * LEAST_BYTES > limit
     else:
-        assert names >= LEAST_NAMES
-        assert processes * PROCESS_BYTES + workers * names * NAME_BYTES <= limit
+        assert share >= LEAST_BYTES
+        assert processes * PROCESS_BYTES + workers * share <= limit
+
+
+def test_long_names_need_more() -> None:
+    assert needed(100, 100 * 10_000) > 80 * needed(100, 100 * 30)
 
 
 def test_what_fits_is_not_cut() -> None:

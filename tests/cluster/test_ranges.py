@@ -19,7 +19,7 @@ def test_the_same_report_and_the_same_keys_are_left(
     engine: str,
 ) -> None:
     monkeypatch.setattr(memory, "fits", lambda *_: False)
-    monkeypatch.setattr(memory, "names_at_once", lambda *_: 150)
+    monkeypatch.setattr(memory, "share_of", lambda *_: 50_000)
     results = []
     for how in ({"engine": "serial"}, {"engine": engine, "workers": 2, "memory_limit": "1GB"}):
         cluster_client.flushall()

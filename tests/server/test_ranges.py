@@ -12,7 +12,9 @@ import pytest
 import redis
 
 from cleanup_job import memory
+from cleanup_job.config import Config, Redis
 from cleanup_job.errors import ConfigError
+from cleanup_job.job import run
 from tests.keys import assert_adds_up, keys_of, sweep
 from tests.mixed import comparable, write_mixed
 from tests.servers import ServerProcess
@@ -27,7 +29,7 @@ IN_WAVES: list[dict[str, Any]] = [
 def _small_waves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A few names are too many, and some hundred make a wave."""
     monkeypatch.setattr(memory, "fits", lambda *_: False)
-    monkeypatch.setattr(memory, "names_at_once", lambda *_: 150)
+    monkeypatch.setattr(memory, "share_of", lambda *_: 50_000)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
@@ -82,6 +84,22 @@ def test_a_dry_run_in_waves(server: ServerProcess, client: redis.Redis) -> None:
 
 
 @pytest.mark.default_server
+def test_a_journal_has_all_that_went(
+    server: ServerProcess, client: redis.Redis, tmp_path: Path
+) -> None:
+    write_mixed(client, 100, seed=1)
+    before = keys_of(client)
+    config = Config(
+        redis=Redis(server.url), memory_limit="1GB", expect_all_dead=True, workers=2,
+        max_clock_skew=1000,
+    )  # fmt: skip
+    report = run(config, journal=str(tmp_path / "journal"))
+    assert report.status == "complete"
+    assert report.journal is not None
+    assert report.journal.keys == report.keys.deleted == len(before - keys_of(client))
+
+
+@pytest.mark.default_server
 def test_no_room_for_what_was_found(
     server: ServerProcess, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -98,9 +116,6 @@ def test_no_room_for_what_was_found(
 def test_a_plan_file_needs_all_names(
     server: ServerProcess, client: redis.Redis, tmp_path: Path
 ) -> None:
-    from cleanup_job.config import Config, Redis
-    from cleanup_job.job import run
-
     config = Config(redis=Redis(server.url), memory_limit="1GB")
     with pytest.raises(ConfigError, match="memory_limit"):
         run(config, dry_run=True, plan_path=str(tmp_path / "plan"))
