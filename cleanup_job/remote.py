@@ -53,6 +53,7 @@ class Word(msgspec.Struct, frozen=True):
         silence_s: for how long to go on without another word.
         paused: as of `throttle.Allowance`, like `share` and `keys_per_s`.
         is_limited: these count.
+        revoked: orders not to begin, if that is not done.
         is_last: the run is over.
     """
 
@@ -65,6 +66,7 @@ class Word(msgspec.Struct, frozen=True):
     share: float = 1.0
     keys_per_s: float = 0.0
     is_limited: bool = False
+    revoked: frozenset[int] = frozenset()
     is_last: bool = False
 
 
@@ -76,12 +78,14 @@ class Answer(msgspec.Struct, frozen=True):
         done: keys so far.
         waited_s: what it has rested for `max_keys_per_second`.
         quiet: nothing of it is in flight.
+        refused: those of the revoked orders that have not begun, and never will.
     """
 
     identity: str
     done: int
     waited_s: float
     quiet: bool
+    refused: frozenset[int] = frozenset()
 
 
 class NotBegun(msgspec.Struct, frozen=True):
@@ -101,6 +105,7 @@ class _Station:
         self.late_s = math.inf
         self.until_s = 0.0
         self.begun: set[int] = set()
+        self.refused: set[int] = set()
         self.pulses: set[_RemotePulse] = set()
         self.waited_before_s = 0.0
         self.done = 0
@@ -113,12 +118,24 @@ class _Station:
         self.late_s = min(self.late_s, now_s - word.sent_s)
         until_s = min(word.sent_s + word.silence_s, word.holds_until_s) + self.late_s
         self.word, self.until_s = word, until_s
+        with self.lock:
+            self.refused |= word.revoked - self.begun
+
+    def begins(self, number: int) -> bool:
+        """False if it did already, or is not to."""
+        with self.lock:
+            if number in self.begun or number in self.refused:
+                return False
+            self.begun.add(number)
+            return True
 
     def answer(self) -> Answer:
         with self.lock:
             pulses = [*self.pulses]
             waited_s = self.waited_before_s + sum(pulse.waited_s for pulse in pulses)
-            return Answer(IDENTITY, self.done, waited_s, all(pulse.quiet for pulse in pulses))
+            quiet = all(pulse.quiet for pulse in pulses)
+            refused = frozenset(self.word.revoked & self.refused) if self.word else frozenset()
+            return Answer(IDENTITY, self.done, waited_s, quiet, refused)
 
     def end(self, pulse: _RemotePulse) -> None:
         with self.lock:
@@ -192,7 +209,7 @@ def carry_out(order: Order, *results: Any) -> Result:
         CleanupJobError: what the stage raised.
     """
     station = _stations.get(order.run_id)
-    if station is None or order.identity != IDENTITY or not _begins(station, order.number):
+    if station is None or order.identity != IDENTITY or not station.begins(order.number):
         return Result(NotBegun(), 0.0)
     station.hear(order.word)
     values = (
@@ -223,13 +240,6 @@ def value_of(result: Result, place: int) -> Any:
 def same(result: Result) -> Result:
     """The result itself: a copy, where it was not."""
     return result
-
-
-def _begins(station: _Station, number: int) -> bool:
-    with station.lock:
-        is_new = number not in station.begun
-        station.begun.add(number)
-    return is_new
 
 
 def _by_the_jobs_clock(told: Any, late_s: float) -> Any:
