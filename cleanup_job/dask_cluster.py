@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from cleanup_job.errors import ConfigError, EngineError, EngineUnavailableError
 from cleanup_job.model import Access, withheld
@@ -19,6 +19,7 @@ from cleanup_job.wire import know_password, knows_password
 try:
     from distributed import Client, LocalCluster
     from distributed.security import Security
+    from distributed.versions import get_versions
 except ImportError as error:
     raise EngineError(
         f"engine: dask needs a package that is not installed ({error.name}); "
@@ -27,6 +28,9 @@ except ImportError as error:
 
 CONNECT_S = 10.0
 """How long to wait for the scheduler, and for its first worker."""
+
+ANSWER_S = 16.0
+"""How long to wait for an answer of workers: they may be busy with their own for a while."""
 
 OF_SCHEDULER = ("python", "dask", "distributed", "cloudpickle")
 """What has to be the same everywhere, since what one of them pickles another reads. The scheduler
@@ -38,8 +42,53 @@ MOST_LOCAL = 4
 """Workers of a cluster that is started here, unless it is said how many."""
 
 
+PACKAGES = ["cleanup_job", "msgspec"]
+"""What Dask does not compare by itself."""
+
+
+class Cluster(NamedTuple):
+    """What a run needs of one.
+
+    Attributes:
+        access: how workers get at the servers.
+        admits: False for a worker that came later, and could not be used.
+    """
+
+    client: Client
+    access: Access
+    admits: Callable[[str], bool]
+
+
+class _Doorkeeper:
+    """Looks at workers that come when the others were looked at already."""
+
+    def __init__(self, client: Client, found: Mapping[str, Any], needs_password: bool) -> None:
+        self._client = client
+        self._found = found
+        self._needs_password = needs_password
+        self._known = frozenset(found["workers"])
+
+    def __call__(self, address: str) -> bool:
+        if address in self._known:
+            return True
+        told = ask(self._client, get_versions, packages=PACKAGES, workers=[address])
+        try:
+            require_same_versions({**self._found, "workers": told})
+        except EngineError:
+            return False
+        if not self._needs_password:
+            return True
+        return bool(ask(self._client, knows_password, workers=[address])[address])
+
+
+def ask(client: Client, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """As `Client.run`, which would wait for ever for somebody who does not answer."""
+    run = client._run  # noqa: SLF001
+    return client.sync(run, function, *args, **options, callback_timeout=ANSWER_S)
+
+
 @contextmanager
-def cluster(settings: Dask, workers: int | str, access: Access) -> Iterator[tuple[Client, Access]]:
+def cluster(settings: Dask, workers: int | str, access: Access) -> Iterator[Cluster]:
     """A client of the scheduler, and how workers are to get at the servers.
 
     Args:
@@ -59,9 +108,10 @@ def cluster(settings: Dask, workers: int | str, access: Access) -> Iterator[tupl
             address = settings.scheduler
         client = ends.enter_context(_client(address, settings))
         try:
-            found: Any = client.get_versions(packages=["cleanup_job", "msgspec"])
+            found: Any = client.get_versions(packages=PACKAGES)
             require_same_versions(found)
-            yield client, _for_workers(client, settings, access)
+            theirs = _for_workers(client, settings, access)
+            yield Cluster(client, theirs, _Doorkeeper(client, found, theirs is not access))
         finally:
             know_password(None)
 
@@ -69,13 +119,26 @@ def cluster(settings: Dask, workers: int | str, access: Access) -> Iterator[tupl
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What Dask has to say of lost connections is told by us, with what it means."""
-    logger = logging.getLogger("distributed")
-    before, logger.disabled = logger.level, False
-    logger.setLevel(logging.CRITICAL + 1)
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    for logger in loggers:
+        logger.addFilter(_never)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger in loggers:
+            logger.removeFilter(_never)
+
+
+LOGGERS = (
+    "distributed.client", "distributed.core", "distributed.batched", "distributed.comm.tcp",
+    "distributed.deploy", "distributed.nanny", "distributed.scheduler", "distributed.worker",
+    "distributed.utils", "tornado.application", "asyncio",
+)  # fmt: skip
+"""A logger has no say in what its children log."""
+
+
+def _never(_: logging.LogRecord) -> bool:
+    return False
 
 
 @contextmanager
@@ -179,7 +242,7 @@ def _for_workers(client: Client, settings: Dask, access: Access) -> Access:
     if password is None:
         return access
     know_password(password)
-    told = client.run(knows_password)
+    told = ask(client, knows_password)
     lacking = [name for name, knows in told.items() if not knows]
     if lacking:
         raise EngineError(

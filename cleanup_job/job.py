@@ -166,9 +166,10 @@ def _engine(config: Config, run_id: str) -> Iterator[tuple[Access, DaskPool | No
     from cleanup_job.dask_cluster import cluster
     from cleanup_job.dask_pool import DaskPool
 
-    with cluster(config.dask, config.workers, access) as (client, theirs):
+    with cluster(config.dask, config.workers, access) as (client, theirs, admits):
         most = config.workers if isinstance(config.workers, int) else None
-        yield theirs, DaskPool(client, run_id, most)
+        with closing(DaskPool(client, run_id, most, admits)) as pool:
+            yield theirs, pool
 
 
 @contextmanager

@@ -7,6 +7,7 @@ heartbeats that had to wait.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import structs
@@ -18,6 +19,7 @@ from cleanup_job.plan import Scope
 from cleanup_job.pool import Pool, deaths_of
 from cleanup_job.ranges import IdRange, bounds_of, ranges_between
 from cleanup_job.reduce import (
+    UNHEARD,
     CutTask,
     PortionInfo,
     PortionTask,
@@ -161,13 +163,17 @@ def _all(
             raise FindingsLostError
         return work if runs < sweep.config.max_attempts else None
 
-    finished = 0
+    finished, is_lost = 0, False
     for work, done in map_works(shelf, pool, stage, works, sweep.watch, again):
         if isinstance(done, Done):
             finished += 1
             yield work, done
+        else:
+            is_lost = is_lost or not shelf.has(work.refs)
     if sweep.watch.stopping():
         raise _Unfinished
+    if is_lost:
+        raise FindingsLostError
     if finished < len(works):
         raise ServerUnavailableError(
             f"worker processes died ({', '.join(deaths_of(pool))}) while they judged; nothing was "
@@ -198,7 +204,12 @@ def _left(sweep: Sweep, info: PortionInfo) -> Outcome:
 
 
 class _Purging:
-    """The state of a purge in ranges."""
+    """The state of a purge in ranges.
+
+    Attributes:
+        waiting: what of each portion is not told of yet: heartbeats that are late, in the end.
+        is_nameless: something may be left of coordinators of which nobody knows the names.
+    """
 
     def __init__(
         self, sweep: Sweep, shelf: Shelf, pool: Pool, target: Target, judged: Judged
@@ -210,6 +221,8 @@ class _Purging:
         self._judged = judged
         self._watch = PurgeWatch(sweep.watch)
         self.outcomes: list[Outcome] = []
+        self.waiting = {ref: Counter(info.counts) for info, ref in judged.portions}
+        self.is_nameless = False
         is_shared = any(info.has_batches for info, _ in judged.portions) or bool(judged.late)
         self._blank = PortionTask(task_of(sweep, target), is_brief=not is_shared)
 
@@ -221,16 +234,16 @@ class _Purging:
             Work(structs.replace(self._blank, info=info, late=info.may_hold(judged.late)), (ref,))
             for info, ref in first
         )
-        with_late = [(info, ref) for info, ref in first if info.may_hold(judged.late)]
+        with_late = [(info, ref) for info, ref in first if self.waiting[ref].total()]
         if not (last or with_late):
             return self.outcomes
-        problem = None
-        if covered:
+        problem = LOST_WITH_NAMES if self.is_nameless and not self._watch.stopping() else None
+        if covered and problem is None:
             problem = may_come_back(self._sweep, self._target, self.outcomes)
         if covered and problem is None and not is_unrecorded(self.outcomes):
             self._last_wave(last, with_late)
         else:
-            self._leave(last, with_late, problem)
+            self._leave([*last, *with_late], problem)
         return self.outcomes
 
     def _last_wave(
@@ -257,48 +270,63 @@ class _Purging:
         works += [Work(task(info, info.may_hold(late)), (ref,)) for info, ref in with_late]
         self._wave(works)
 
-    def _leave(
-        self,
-        last: Sequence[tuple[PortionInfo, Ref]],
-        with_late: Sequence[tuple[PortionInfo, Ref]],
-        problem: Problem | None,
-    ) -> None:
+    def _leave(self, portions: Sequence[tuple[PortionInfo, Ref]], problem: Problem | None) -> None:
         """Count what waits for the last wave, which will not be."""
-        self.outcomes += [_left(self._sweep, info) for info, _ in last]
-        for info, ref in with_late:
-            late = info.may_hold(self._judged.late)
-            everybody = structs.replace(
-                self._blank, info=info, late=late, only_late=True, unsettled=late
-            )
-            self._wave([Work(everybody, (ref,))])
+        self.outcomes += [_left(self._sweep, self._rest(info, ref)) for info, ref in portions]
         if problem is not None:
             outcome = self.outcomes.pop()
             problems = (*outcome.problems, problem)
             self.outcomes.append(structs.replace(outcome, problems=problems))
+
+    def _rest(self, info: PortionInfo, ref: Ref) -> PortionInfo:
+        """A portion without what is told of it already."""
+        return structs.replace(info, counts=dict(self.waiting[ref]))
 
     def _wave(self, works: Iterable[Work]) -> None:
         self._sweep.gauge.watch(server.endpoint for server in self._target.servers)
         for work, done in map_works(
             self._shelf, self._pool, purge_portion, works, self._watch, self._again
         ):
-            self._take([self._untried(work.task)] if done is UNTRIED else done.told)
+            self._take(work, [self._untried(work)] if done is UNTRIED else done.told)
 
     def _again(self, work: Work, runs: int) -> Work | None:
         """What is left of a lost portion, as long as it may run again."""
         task: PortionTask = work.task
         if task.gives_up or not self._shelf.has(work.refs):
-            self._take([unheard(task.info, self._sweep.schema.family_names)])
+            self._take(work, [self._unheard(work)])
             return None
         ends = runs >= self._sweep.config.max_attempts or self._watch.stopping()
         return structs.replace(work, task=structs.replace(task, runs=runs, gives_up=ends))
 
-    def _untried(self, task: PortionTask) -> Outcome:
+    def _untried(self, work: Work) -> Outcome:
+        task: PortionTask = work.task
+        if task.runs:
+            return self._unheard(work)  # it was begun, and nobody looked at it since
+        self.is_nameless = True
         problem = None
         if not self._watch.stopping():
             error = no_workers(self._pool)
             problem = Problem(error.code, str(error), 0)
-        return unsent(task.info, self._sweep.schema.family_names, problem)
+            if not self._shelf.has(work.refs):
+                problem = UNHEARD
+        rest = self._rest(task.info, work.refs[0])
+        return unsent(rest, self._sweep.schema.family_names, problem)
 
-    def _take(self, outcomes: Sequence[Outcome]) -> None:
+    def _unheard(self, work: Work) -> Outcome:
+        self.is_nameless = True
+        rest = self._rest(work.task.info, work.refs[0])
+        return unheard(rest, self._sweep.schema.family_names)
+
+    def _take(self, work: Work, outcomes: Sequence[Outcome]) -> None:
         self.outcomes += outcomes
+        for outcome in outcomes:
+            for family, became in outcome.counts.items():
+                self.waiting[work.refs[0]][family] -= sum(became.values())
         self._watch.hopeless = self._watch.hopeless or is_hopeless(outcomes)
+
+
+LOST_WITH_NAMES = Problem(
+    "heartbeats_left",
+    "heartbeats were left, since keys were left with lost workers that may be theirs",
+    1,
+)

@@ -18,9 +18,12 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 import secrets
 import threading
 import time
+import traceback
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +31,7 @@ import msgspec
 from msgspec import structs
 
 from cleanup_job import wire
+from cleanup_job.errors import CleanupJobError
 from cleanup_job.model import (
     Findings,
     Outcome,
@@ -92,18 +96,30 @@ class NotBegun(msgspec.Struct, frozen=True):
     """In place of a result: this is not the process that the task was given to."""
 
 
+class Revoked(msgspec.Struct, frozen=True):
+    """In place of a result: the job took the order back before it began."""
+
+
+class Raised(msgspec.Struct, frozen=True):
+    """In place of a result: what the stage raised. What Dask raises says that a task is lost."""
+
+    error: Exception
+
+
 class _Station:
     """What this process knows of one run. Tasks read it while `hear` writes.
 
     Attributes:
         late_s: this machine's clock less the job's, as far as can be told.
         until_s: by this machine's clock, when to begin nothing any more.
+        is_over: the run's last word was heard.
     """
 
     def __init__(self) -> None:
         self.word: Word | None = None
         self.late_s = math.inf
         self.until_s = 0.0
+        self.is_over = False
         self.begun: set[int] = set()
         self.refused: set[int] = set()
         self.pulses: set[_RemotePulse] = set()
@@ -141,25 +157,55 @@ class _Station:
         with self.lock:
             self.pulses.discard(pulse)
             self.waited_before_s += pulse.waited_s
+        if self.is_over:
+            _close_unless_at_work(self)
+        elif time.monotonic() >= self.until_s:
+            wire.close_all()  # nobody may be there any more to say the last word
 
 
 _stations: dict[str, _Station] = {}
 """By run. They are made by its first word, and gone with its last."""
 
+_over: deque[str] = deque(maxlen=100)
+"""Runs whose last word was heard. One that was said before may come after it."""
+
+FORGET_S = 60.0
+"""When a run is forgotten that fell silent without a last word. Its job is dead."""
+
 
 def hear(word: Word) -> Answer:
     """Take the job's word, and tell how far this process has come."""
+    for run_id, other in [*_stations.items()]:
+        if time.monotonic() > other.until_s + FORGET_S:
+            _end(run_id)
+    if word.run_id in _over:
+        return Answer(IDENTITY, 0, 0.0, quiet=True)
     if not _stations:
         _LOGGER.addFilter(_is_no_word)
     station = _stations.setdefault(word.run_id, _Station())
     station.hear(word)
     if word.is_last:
-        del _stations[word.run_id]
-        if not _stations:
-            _LOGGER.removeFilter(_is_no_word)
-        # Who lent us this process keeps it, and has no use for our connections.
-        wire.close_everywhere()
+        _end(word.run_id)
+        _over.append(word.run_id)
     return station.answer()
+
+
+def _end(run_id: str) -> None:
+    """Nothing more of this run begins here."""
+    station = _stations.pop(run_id)
+    if not _stations:
+        _LOGGER.removeFilter(_is_no_word)
+    station.is_over = True
+    _close_unless_at_work(station)
+
+
+def _close_unless_at_work(station: _Station) -> None:
+    """Close our connections: who lent us this process keeps it, and has no use for them.
+
+    They belong to threads, and so to all runs. While one is at work, it may be with them.
+    """
+    if not (station.pulses or any(other.pulses for other in _stations.values())):
+        wire.close_everywhere()
 
 
 _LOGGER = logging.getLogger("distributed.worker")
@@ -203,14 +249,12 @@ class Order(msgspec.Struct, frozen=True):
 
 
 def carry_out(order: Order, *results: Any) -> Result:
-    """Do it, if this is the process that is meant.
-
-    Raises:
-        CleanupJobError: what the stage raised.
-    """
+    """Do it, if this is the process that is meant; what the stage raises is told like a result."""
     station = _stations.get(order.run_id)
-    if station is None or order.identity != IDENTITY or not station.begins(order.number):
+    if station is None or order.identity != IDENTITY or any(map(_is_lost, results)):
         return Result(NotBegun(), 0.0)
+    if not station.begins(order.number):
+        return Result(Revoked() if order.number in station.refused else NotBegun(), 0.0)
     station.hear(order.word)
     values = (
         result if pick is None else result.values[pick]
@@ -222,9 +266,23 @@ def carry_out(order: Order, *results: Any) -> Result:
         left = order.stage(order.task, values, pulse)
         kept = [*left.values]
         told = _by_the_jobs_clock(left.told(), station.late_s)
+    except Exception as error:  # noqa: BLE001 - the job knows what to make of it
+        wire.close_all()  # replies may be on their way that nobody waits for
+        return Result(Raised(_portable(error)), time.thread_time() - before_s)
     finally:
         station.end(pulse)
     return Result(told, time.thread_time() - before_s, kept)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one that says the same and can be sent."""
+    if not isinstance(error, CleanupJobError):
+        error.add_note("".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - it is our own
+    except Exception:  # noqa: BLE001 - whatever it is, it can't be sent
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
 
 
 def told_of(result: Result) -> tuple[Any, float, int]:
@@ -233,12 +291,22 @@ def told_of(result: Result) -> tuple[Any, float, int]:
 
 
 def value_of(result: Result, place: int) -> Any:
-    """One of the values, for a worker that does not have the result."""
-    return result.values[place]
+    """One of the values, for a worker that does not have the result.
+
+    Dask makes lost results again, and those that they were made of, wherever it can. Nothing comes
+    of that here, but it must not fail: Dask would take what depends on it for failed too, copies
+    that are there among it, and try for ever.
+    """
+    return NotBegun() if _is_lost(result) else result.values[place]
+
+
+def _is_lost(value: Any) -> bool:
+    """True for what stands for something that was lost."""
+    return isinstance(value, NotBegun) or (isinstance(value, Result) and not value.values)
 
 
 def same(result: Result) -> Result:
-    """The result itself: a copy, where it was not."""
+    """The result itself, by another name: a copy, where it was not."""
     return result
 
 

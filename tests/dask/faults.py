@@ -70,9 +70,7 @@ def play(fleet: Fleet, server: Server, what: str, phase: str, seed: int) -> Play
     code = None
     report = None
     try:
-        report = sweep(
-            server, fleet.address, strike, max_keys_per_second=RATE, max_attempts=3
-        )
+        report = sweep(server, fleet.address, strike, max_keys_per_second=RATE, max_attempts=3)
         outcome = report.status + (f" ({report.stopped_by})" if report.stopped_by else "")
     except CleanupJobError as error:
         code = error.code

@@ -183,9 +183,7 @@ def config_of(server: Server, **settings: Any) -> Config:
     return Config(redis=Redis(server.url), **settings)
 
 
-def wrongs(
-    server: Server, population: Population, before: int, report: Report
-) -> Iterator[str]:
+def wrongs(server: Server, population: Population, before: int, report: Report) -> Iterator[str]:
     """What of the promises does not hold after a run; then the next run is made too."""
     left = keys_at(server)
     lost = population.stays - left
