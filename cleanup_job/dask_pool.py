@@ -572,7 +572,7 @@ class DaskPool:
                 continue
             address = others[len(copies) % len(others)]
             with contextlib.suppress(Exception):  # then the scheduler is lost, as is noticed below
-                copies[place] = address, self._copy(*at.items(), to=address)
+                copies[place] = address, self._copy(*next(iter(at.items())), address)
         give_up_at_s = time.monotonic() + SECURE_S
         while copies and self.ended is None and time.monotonic() < give_up_at_s:
             self._wait()
@@ -583,13 +583,12 @@ class DaskPool:
                 if copy.status != "pending" or not at or address not in self._lines:
                     del copies[place]
 
-    def _copy(self, original: tuple[str, Future[Result]], to: str) -> Future[Result]:
+    def _copy(self, at: str, result: Future[Result], to: str) -> Future[Result]:
         """A copy for another process.
 
         What a process has fetched, Dask drops where it likes, here or there. So that the original
         stays where it is, another name of it is fetched.
         """
-        at, result = original
         number = next(self._numbers)
         lent = self._on(at, f"lent-{number}", same, result)
         return self._on(to, f"copy-{number}", same, lent)

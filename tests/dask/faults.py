@@ -30,6 +30,7 @@ from tests.dask.scene import (
     sweep,
     wrongs,
 )
+from tests.keys import heartbeat_key
 from tests.servers import DEFAULT, ServerCluster, ServerProcess
 
 DEAD = 3_000
@@ -39,6 +40,8 @@ RATE = 12_000
 
 SMALL = {"cleanup_job.plan.FAR_KEYS_PER_PORTION": 1_000}
 """Portions small enough that each worker has several."""
+
+HEARTBEATS = heartbeat_key(b"")
 
 WHAT = ("worker", "scheduler")
 
@@ -58,12 +61,14 @@ class Played(NamedTuple):
     wrong: list[str]
 
 
-def play(fleet: Fleet, server: Server, what: str, phase: str, seed: int) -> Played:
+def play(
+    fleet: Fleet, server: Server, what: str, phase: str, seed: int, dead: int = DEAD
+) -> Played:
     """One run with one kill, and what came of it."""
     rng = random.Random(f"{what} {phase} {seed}")
     clustered = isinstance(server, ServerCluster)
     fleet.mend()
-    population = populate(server, DEAD, seed)
+    population = populate(server, dead, seed)
     before = count_at(server)
     strike = _strike(fleet, server, population, what, phase, rng)
     began_s = time.monotonic()
@@ -116,7 +121,7 @@ def _strike(
         return Slow("survey", kill, after_s=rng.uniform(0, 0.45))
     if phase == "judge":
         return Strike("judge", kill, after_s=rng.uniform(0, 0.5))
-    heartbeats = DEAD
+    heartbeats = sum(key.startswith(HEARTBEATS) for key in population.dead)
     owned = len(population.dead) - heartbeats
     if phase == "heartbeats":
         return Strike("purge", kill, keys=owned + rng.randrange(heartbeats // 2))

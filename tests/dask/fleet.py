@@ -143,6 +143,9 @@ class Fleet:
         self.workers = [child for child in self.workers if child.is_alive]
         while len(self.workers) < self.count:
             self.add_worker()
+        self.await_workers()
+
+    def await_workers(self) -> None:
         for child in self.workers:
             await_line(child, "Registered to")
 
