@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 from cleanup_job.errors import ConfigError, EngineError, EngineUnavailableError
@@ -42,8 +43,11 @@ MOST_LOCAL = 4
 """Workers of a cluster that is started here, unless it is said how many."""
 
 
-PACKAGES = ["cleanup_job", "msgspec"]
-"""What Dask does not compare by itself."""
+PACKAGES = ["msgspec"]
+"""What Dask does not compare by itself, and can be asked for."""
+
+OURS = "cleanup_job"
+"""This is asked for by importing it: what runs may be a checkout, and no installed package."""
 
 
 class Cluster(NamedTuple):
@@ -72,6 +76,7 @@ class _Doorkeeper:
         if address in self._known:
             return True
         told = ask(self._client, get_versions, packages=PACKAGES, workers=[address])
+        add_ours(self._client, told)
         try:
             require_same_versions({**self._found, "workers": told})
         except EngineError:
@@ -79,6 +84,20 @@ class _Doorkeeper:
         if not self._needs_password:
             return True
         return bool(ask(self._client, knows_password, workers=[address])[address])
+
+
+def add_ours(client: Client, told: dict[str, Any]) -> None:
+    """Add which version of ours these workers have; None where they have none.
+
+    Args:
+        client: of the scheduler.
+        told: by address, what else a worker has.
+    """
+    name = f"{OURS}:__version__"
+    found = ask(client, resolve_name, name, workers=[*told], on_error="return") if told else {}
+    for address, one in told.items():
+        version = found.get(address)
+        one["packages"][OURS] = version if isinstance(version, str) else None
 
 
 def ask(client: Client, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -109,6 +128,8 @@ def cluster(settings: Dask, workers: int | str, access: Access) -> Iterator[Clus
         client = ends.enter_context(_client(address, settings))
         try:
             found: Any = client.get_versions(packages=PACKAGES)
+            found["client"]["packages"][OURS] = resolve_name(f"{OURS}:__version__")
+            add_ours(client, found["workers"])
             require_same_versions(found)
             theirs = _for_workers(client, settings, access)
             yield Cluster(client, theirs, _Doorkeeper(client, found, theirs is not access))

@@ -112,14 +112,14 @@ class _Station:
     Attributes:
         late_s: this machine's clock less the job's, as far as can be told.
         until_s: by this machine's clock, when to begin nothing any more.
-        is_over: the run's last word was heard.
+        over: the run's last word was heard, or is not awaited any more.
     """
 
     def __init__(self) -> None:
         self.word: Word | None = None
         self.late_s = math.inf
         self.until_s = 0.0
-        self.is_over = False
+        self.over = threading.Event()
         self.begun: set[int] = set()
         self.refused: set[int] = set()
         self.pulses: set[_RemotePulse] = set()
@@ -157,10 +157,8 @@ class _Station:
         with self.lock:
             self.pulses.discard(pulse)
             self.waited_before_s += pulse.waited_s
-        if self.is_over:
+        if self.over.is_set():
             _close_unless_at_work(self)
-        elif time.monotonic() >= self.until_s:
-            wire.close_all()  # nobody may be there any more to say the last word
 
 
 _stations: dict[str, _Station] = {}
@@ -169,34 +167,50 @@ _stations: dict[str, _Station] = {}
 _over: deque[str] = deque(maxlen=100)
 """Runs whose last word was heard. One that was said before may come after it."""
 
-FORGET_S = 60.0
-"""When a run is forgotten that fell silent without a last word. Its job is dead."""
+FORGET_S = 5.0
+"""When a run is forgotten that fell silent without a last word. Its job is dead, or was held up for
+so long that all that it gave out counts as lost."""
 
 
 def hear(word: Word) -> Answer:
     """Take the job's word, and tell how far this process has come."""
-    for run_id, other in [*_stations.items()]:
-        if time.monotonic() > other.until_s + FORGET_S:
-            _end(run_id)
     if word.run_id in _over:
         return Answer(IDENTITY, 0, 0.0, quiet=True)
-    if not _stations:
-        _LOGGER.addFilter(_is_no_word)
-    station = _stations.setdefault(word.run_id, _Station())
+    with _lock:
+        station = _stations.get(word.run_id) or _begin(word.run_id)
     station.hear(word)
     if word.is_last:
-        _end(word.run_id)
         _over.append(word.run_id)
+        _end(word.run_id)
     return station.answer()
+
+
+_lock = threading.Lock()
+
+
+def _begin(run_id: str) -> _Station:
+    if not _stations:
+        _LOGGER.addFilter(_is_no_word)
+    station = _stations[run_id] = _Station()
+    threading.Thread(target=_forget_if_silent, args=(run_id, station), daemon=True).start()
+    return station
+
+
+def _forget_if_silent(run_id: str, station: _Station) -> None:
+    while not station.over.wait(FORGET_S / 5):
+        if station.word is not None and time.monotonic() > station.until_s + FORGET_S:
+            _end(run_id)
 
 
 def _end(run_id: str) -> None:
     """Nothing more of this run begins here."""
-    station = _stations.pop(run_id)
-    if not _stations:
-        _LOGGER.removeFilter(_is_no_word)
-    station.is_over = True
-    _close_unless_at_work(station)
+    with _lock:
+        station = _stations.pop(run_id, None)
+        if not _stations:
+            _LOGGER.removeFilter(_is_no_word)
+    if station is not None:
+        station.over.set()
+        _close_unless_at_work(station)
 
 
 def _close_unless_at_work(station: _Station) -> None:

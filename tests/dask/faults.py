@@ -38,7 +38,7 @@ DEAD = 3_000
 RATE = 12_000
 """Keys per second, so that the purge has many instants to strike at."""
 
-SMALL = {"cleanup_job.plan.FAR_KEYS_PER_PORTION": 1_000}
+SMALL = {"cleanup_job.plan.COARSE_KEYS_PER_PORTION": 1_000}
 """Portions small enough that each worker has several."""
 
 HEARTBEATS = heartbeat_key(b"")

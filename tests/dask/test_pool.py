@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -89,7 +90,9 @@ def test_a_task_without_memory_is_lost(pool: DaskPool) -> None:
     assert results == {Task(n): None if n == 3 else n**2 for n in range(5)}
 
 
-def test_a_stop_does_not_wait_for_somebody_elses_task(dask: Client, pool: DaskPool) -> None:
+def test_a_stop_does_not_wait_for_somebody_elses_task(
+    fleet: Fleet, dask: Client, pool: DaskPool
+) -> None:
     """What waits behind it never begins, and is known not to have."""
     theirs = [
         dask.submit(stages.sleep, 30, key=f"theirs-{address}", workers=[address])
@@ -106,5 +109,6 @@ def test_a_stop_does_not_wait_for_somebody_elses_task(dask: Client, pool: DaskPo
     assert {future.status for future in theirs} == {"pending"}
     assert Counter(task for task, _ in results) == Counter(tasks(3))
     assert {result for _, result in results} == {UNTRIED}
-    addresses = [*dask.scheduler_info(n_workers=-1)["workers"]]
-    dask.retire_workers(addresses, close_workers=True)
+    pool.close()
+    for child in fleet.workers:
+        child.end(signal.SIGKILL)

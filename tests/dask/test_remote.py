@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Iterator
@@ -36,7 +37,8 @@ def run_id() -> Iterator[str]:
 
 
 def order(run_id: str, number: int, stage: Any = stopping, **more: Any) -> Order:
-    return Order(run_id, more.pop("identity", IDENTITY), number, stage, None, **more)
+    word = Word(run_id, -math.inf)  # the oldest of all, so that it says nothing new
+    return Order(run_id, more.pop("identity", IDENTITY), number, word, stage, None, **more)
 
 
 def told(run_id: str, number: int, stage: Any = stopping) -> Any:
@@ -109,13 +111,11 @@ def test_a_word_after_the_last_one(run_id: str) -> None:
 
 
 def test_a_run_that_fell_silent_is_forgotten(run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.monotonic()
-    hear(Word(run_id, now, silence_s=8))
-    monkeypatch.setattr(remote.time, "monotonic", lambda: now + 8 + remote.FORGET_S + 1)
-    other = secrets.token_hex(4)
-    hear(Word(other, now + 8 + remote.FORGET_S + 1))
+    monkeypatch.setattr(remote, "FORGET_S", 0.01)
+    hear(Word(run_id, time.monotonic(), silence_s=0.1))
+    station = remote._stations[run_id]
+    assert station.over.wait(10)
     assert run_id not in remote._stations
-    hear(Word(other, now, is_last=True))
 
 
 def test_what_a_stage_raises_is_told(run_id: str) -> None:
