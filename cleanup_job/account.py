@@ -15,6 +15,7 @@ from cleanup_job.lease import LEASE_LOST
 from cleanup_job.measures import counted
 from cleanup_job.model import (
     HEARTBEAT,
+    SCHEDULER_LOST,
     Kind,
     Outcome,
     Problem,
@@ -44,6 +45,7 @@ def report_of(sweep: Sweep, clock: Clock, seen: Seen, swept: Swept) -> Report:
     keys = _keys(sweep, swept)
     errors = _errors(sweep, seen, swept, keys)
     ended_by = sweep.watch.ended_by
+    is_blind = _is_blind(ended_by, keys)
     timings = {
         "survey": merge_timings(found.timings for found in surveyed.findings),
         "judge": {},
@@ -76,7 +78,7 @@ def report_of(sweep: Sweep, clock: Clock, seen: Seen, swept: Swept) -> Report:
         journal=sweep.journal.written if sweep.journal else None,
         partitions=reports.walks(surveyed.findings),
         throttle=pauses_of(sweep, clock),
-        stopped_by=ended_by.code if ended_by and _is_cut_short(swept) else None,
+        stopped_by=ended_by.code if ended_by and (_is_cut_short(swept) or is_blind) else None,
         losses=[reports.Loss(printable(name), lost) for name, lost in losses_of(outcomes).items()],
         samples=[
             *(reports.example(sample) for sample in _samples(tally, sweep)),
@@ -115,6 +117,8 @@ def _errors(sweep: Sweep, seen: Seen, swept: Swept, keys: reports.Keys) -> list[
         errors += swept.refused
     if ended_by is not None and ended_by.code == LEASE_LOST:
         errors.append(ended_by)
+    if ended_by is not None and _is_blind(ended_by, keys):
+        errors.append(ended_by)
     not_attempted = all_not_attempted(outcomes)
     if not_attempted:
         why = f": {ended_by.message}; the next run goes on" if ended_by else ""
@@ -125,6 +129,11 @@ def _errors(sweep: Sweep, seen: Seen, swept: Swept, keys: reports.Keys) -> list[
     if swept.tally.size and goes:
         errors += _undone(swept.surveyed.target, seen.last)
     return errors
+
+
+def _is_blind(ended_by: Problem | None, keys: reports.Keys) -> bool:
+    """True if nobody could tell any more what became of some keys, although all were begun."""
+    return ended_by is not None and ended_by.code == SCHEDULER_LOST and keys.unknown > 0
 
 
 def _is_cut_short(swept: Swept) -> bool:

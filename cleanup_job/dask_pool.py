@@ -39,7 +39,7 @@ from distributed import Client, Future
 from msgspec import structs
 
 from cleanup_job.dask_cluster import ANSWER_S, ask
-from cleanup_job.model import UNTRIED, Problem, Pulse, Ref, Stage, Watch
+from cleanup_job.model import SCHEDULER_LOST, UNTRIED, Problem, Pulse, Ref, Stage, Watch
 from cleanup_job.remote import (
     Answer,
     NotBegun,
@@ -323,7 +323,7 @@ class DaskPool:
         if self.ended is None:
             self._quiet_from_s = time.monotonic() + SILENCE_S
             message = f"the scheduler {how}: workers end by themselves"
-            self.ended = Problem("scheduler_lost", message, 1)
+            self.ended = Problem(SCHEDULER_LOST, message, 1)
 
     def _word_now(self) -> Word:
         return structs.replace(self._word, sent_s=time.monotonic())

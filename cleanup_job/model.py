@@ -31,6 +31,9 @@ OUTCOMES = ("deleted", "gone", "spared", "failed", "unknown")
 WORKER_LOST = "worker_lost"
 """The code of problems with worker processes that died."""
 
+SCHEDULER_LOST = "scheduler_lost"
+"""The code of the end that comes with whoever stands between the job and its workers."""
+
 
 class Secret(str):
     """A password that no repr shows."""

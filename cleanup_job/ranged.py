@@ -142,6 +142,11 @@ def _judge(
     for some in pieces:
         shelf.drop(some)
     shelf.secure(ref for _, ref in portions)
+    if not shelf.has(ref for _, ref in portions):
+        # A worker was lost before there were copies. Nothing is deleted yet, so that it costs time.
+        if sweep.watch.stopping():
+            raise _Unfinished
+        raise FindingsLostError
     return Judged(tally, None, Scope(frozenset()), tuple(portions), late, len(told))
 
 

@@ -22,7 +22,7 @@ def nursery() -> Iterator[Nursery]:
 
 @pytest.fixture(scope="session")
 def _fleet(nursery: Nursery) -> Fleet:
-    return Fleet(nursery, 3, constants=SMALL)
+    return Fleet(nursery, 3, constants={**SMALL, "cleanup_job.remote.FORGET_S": 0.5})
 
 
 @pytest.fixture

@@ -27,7 +27,14 @@ CONSTANTS = "TEST_CONSTANTS"
 
 
 def serve(channel: socket.socket) -> None:
-    """Fork for each request, and tell the pid."""
+    """Fork for each request, and tell the pid; with whoever asks, all children end."""
+    children: set[int] = set()
+
+    def reap(*_: object) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+                children.discard(pid)
+
     signal.signal(signal.SIGCHLD, reap)
     while message := channel.recv(1 << 20):
         request = json.loads(message)
@@ -35,13 +42,11 @@ def serve(channel: socket.socket) -> None:
         if not pid:
             channel.close()
             become(request)
+        children.add(pid)
         channel.send(str(pid).encode())
-
-
-def reap(*_: object) -> None:
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+    for pid in [*children]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def become(request: dict[str, Any]) -> NoReturn:

@@ -59,7 +59,7 @@ def results(
     return found
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_the_same_report_and_the_same_keys_are_left(
     fleet: Fleet, server: ServerProcess, client: redis.Redis, seed: int
 ) -> None:
@@ -103,7 +103,7 @@ def test_on_a_cluster(
 
 @pytest.fixture
 def population(server: ServerProcess, client: redis.Redis) -> Population:
-    return populate(server, 3_000, seed=5)
+    return populate(server, 2_000, seed=5)
 
 
 def after_an_end(
@@ -138,7 +138,7 @@ def test_ends_on_all_workers(
         monkeypatch.setattr(leases, "RENEW_S", 0.2)
         key = lease_key(config_of(server).schema())
         ends = (lambda: client.delete(key)) if "gone" in how else lambda: client.set(key, "other")
-    strike = Strike("purge", ends, keys=3_000)
+    strike = Strike("purge", ends, keys=2_000)
     report = sweep(server, fleet.address, strike, max_keys_per_second=RATE // 3, **settings)
     if how == "lease taken":
         client.delete(key)
@@ -227,7 +227,7 @@ def test_the_job_is_stopped_or_killed(
     before = count_at(server)
     client.connection_pool.disconnect()
     job = start(server.url, "--scheduler", fleet.address, "--max-keys-per-second", str(RATE // 3))
-    await_fall(server, before - 3_000)
+    await_fall(server, before - 2_000)
     os.kill(job.pid, number)
     out, err = job.communicate(timeout=60)
     await_silence(client)
@@ -257,10 +257,17 @@ def test_without_a_scheduler_workers_are_started_here(
     assert json.loads(out)["status"] == "complete"
     assert keys_at(server) == population.stays
     deadline = time.monotonic() + 10
-    with pytest.raises(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(job.pid, 0)
-            time.sleep(0.05)
+    while is_there(job.pid):
+        assert time.monotonic() < deadline, "some process of its own stays"
+        time.sleep(0.05)
+
+
+def is_there(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 # -- versions, and who is there --------------------------------------------------------------------

@@ -8,7 +8,7 @@ import time
 import pytest
 import redis
 
-from tests.dask.faults import RATE, play
+from tests.dask.faults import PHASES, RATE, WHAT, play
 from tests.dask.fleet import Fleet
 from tests.dask.scene import Strike, count_at, keys_at, populate, sweep, wrongs
 from tests.servers import ServerCluster, ServerProcess
@@ -17,26 +17,34 @@ pytestmark = pytest.mark.default_server
 
 DEAD = 1_200
 
+QUICK = {
+    "test_killed": [("worker", "purge"), ("scheduler", "purge")],
+    "test_killed_on_a_cluster": [("worker", "heartbeats")],
+    "test_who_was_held_up_deletes_nothing_when_its_word_has_expired": ["workers"],
+}
+"""What is played without `--all-faults`."""
 
-@pytest.mark.parametrize(
-    ("what", "phase"),
-    [
-        ("worker", "survey"),
-        ("worker", "judge"),
-        ("worker", "purge"),
-        ("scheduler", "survey"),
-        ("scheduler", "purge"),
-    ],
-)
+ALL = {
+    "test_killed": [(what, phase) for what in WHAT for phase in PHASES[:3]],
+    "test_killed_on_a_cluster": [(what, phase) for what in WHAT for phase in PHASES],
+    "test_who_was_held_up_deletes_nothing_when_its_word_has_expired": ["workers", "scheduler"],
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    cases = ALL if metafunc.config.getoption("--all-faults") else QUICK
+    of_this = cases.get(metafunc.definition.originalname)
+    if of_this is not None:
+        names = ("what", "phase") if "what" in metafunc.fixturenames else "held_up"
+        metafunc.parametrize(names, of_this)
+
+
 def test_killed(
     fleet: Fleet, server: ServerProcess, client: redis.Redis, what: str, phase: str
 ) -> None:
     assert not play(fleet, server, what, phase, seed=1, dead=DEAD).wrong
 
 
-@pytest.mark.parametrize(
-    ("what", "phase"), [("worker", "purge"), ("worker", "heartbeats"), ("scheduler", "heartbeats")]
-)
 def test_killed_on_a_cluster(
     fleet: Fleet,
     cluster: ServerCluster,
@@ -59,20 +67,19 @@ def go_on(fleet: Fleet) -> None:
         child.send(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("what", ["workers", "scheduler"])
 def test_who_was_held_up_deletes_nothing_when_its_word_has_expired(
-    fleet: Fleet, server: ServerProcess, client: redis.Redis, what: str
+    fleet: Fleet, server: ServerProcess, client: redis.Redis, held_up: str
 ) -> None:
     population = populate(server, DEAD, seed=3)
     before = count_at(server)
-    strike = Strike("purge", lambda: stop(fleet, what), keys=DEAD)
+    strike = Strike("purge", lambda: stop(fleet, held_up), keys=DEAD)
     try:
         report = sweep(server, fleet.address, strike, max_keys_per_second=RATE)
         left = keys_at(server)
     finally:
         go_on(fleet)
     assert report.status == "partial"
-    assert report.stopped_by == ("scheduler_lost" if what == "scheduler" else None)
+    assert report.stopped_by == ("scheduler_lost" if held_up == "scheduler" else None)
     assert left & population.dead
     time.sleep(0.5)
     # What was on its way when it was stopped, and no other batch.
