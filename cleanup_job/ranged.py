@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from msgspec import structs
 
@@ -67,11 +68,17 @@ def judge_in_ranges(sweep: Sweep, shelf: Shelf, pool: Pool, surveyed: Surveyed) 
     names, size = sum(found.names for found in findings), sum(found.size for found in findings)
     ranges = shelf.ranges_for(names, size)
     bounds = bounds_of((found.sample for found in findings), ranges)
+    pieces: list[list[Ref]] = []
     try:
         pieces = _cut(sweep, shelf, pool, surveyed, findings, widths, bounds)
         return _judge(sweep, shelf, pool, surveyed, widths, bounds, pieces)
     except _Unfinished:
         return None
+    except FindingsLostError:
+        # What is left of it is of no use beside another walk.
+        shelf.drop(found.ref for found in findings)
+        shelf.drop(chain.from_iterable(pieces))
+        raise
 
 
 def _cut(

@@ -17,6 +17,7 @@ from cleanup_job.errors import ConfigError
 from cleanup_job.job import run
 from tests.keys import assert_adds_up, keys_of, sweep
 from tests.mixed import comparable, write_mixed
+from tests.server.test_stopping import StopAt
 from tests.servers import ServerProcess
 
 IN_WAVES: list[dict[str, Any]] = [
@@ -97,6 +98,21 @@ def test_a_journal_has_all_that_went(
     assert report.status == "complete"
     assert report.journal is not None
     assert report.journal.keys == report.keys.deleted == len(before - keys_of(client))
+
+
+@pytest.mark.default_server
+@pytest.mark.parametrize("settings", IN_WAVES)
+def test_a_stop_in_the_purge_counts_late_heartbeats_once(
+    server: ServerProcess, client: redis.Redis, settings: dict[str, Any]
+) -> None:
+    """Those that wait for the last wave, in portions that were begun and in others."""
+    write_mixed(client, 300, seed=5)
+    before = client.dbsize()
+    report = sweep(server, observer=StopAt("purge", 100), **settings)
+    assert_adds_up(report)
+    assert report.status == "partial"
+    assert report.keys.deleted == before - client.dbsize() > 0
+    assert [error.code for error in report.errors] == ["not_attempted"]
 
 
 @pytest.mark.default_server
