@@ -182,13 +182,12 @@ class _Overseer:
         while not (self.failed or self._closing.is_set()):
             try:
                 scheduler: Any = self._client.scheduler
-                told = self._client.sync(
-                    scheduler.identity, n_workers=-1, callback_timeout=ANSWER_S
-                )
+                # Of all that it tells, this is the least: their addresses, each with a number.
+                told = self._client.sync(scheduler.ncores, callback_timeout=ANSWER_S)
             except Exception:  # noqa: BLE001 - whatever it is, there is no scheduler
                 self.failed = True
             else:
-                self.workers, self.answered_s = frozenset(told["workers"]), time.monotonic()
+                self.workers, self.answered_s = frozenset(told), time.monotonic()
             self._first.set()
             self._closing.wait(LOOK_EVERY_S)
 

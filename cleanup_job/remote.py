@@ -40,7 +40,7 @@ from cleanup_job.model import (
 from cleanup_job.pulse import Rests
 from cleanup_job.shelf import ShelfStage
 from cleanup_job.throttle import UNLIMITED, Allowance
-from cleanup_job.timings import moved
+from cleanup_job.timings import sent
 
 IDENTITY = secrets.token_hex(8)
 """Tells this process from any other, and from one that may get its address."""
@@ -327,7 +327,7 @@ def same(result: Result) -> Result:
 def _by_the_jobs_clock(told: Any, late_s: float) -> Any:
     """The same with the moments of replies as the job would have seen them."""
     if isinstance(told, Findings | Outcome):
-        return structs.replace(told, timings=moved(told.timings, -late_s))
+        return structs.replace(told, timings=sent(told.timings, -late_s))
     return [_by_the_jobs_clock(one, late_s) for one in told] if isinstance(told, list) else told
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanup_job.report import summarize_timings
-from cleanup_job.timings import ALIKE, FEW, condensed, merge_timings, moved, replies
+from cleanup_job.timings import ALIKE, FEW, FEW_SENT, condensed, merge_timings, replies, sent
 
 ROWS = st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 30), st.integers(1, 9)))
 
@@ -50,9 +50,20 @@ def test_percentiles_are_right_within_a_group() -> None:
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["SCAN", "GET"]), ROWS)))
-def test_merged_and_moved_they_are_all_there(parts: list[dict[str, list]]) -> None:
-    timings = [{name: flat(rows) for name, rows in part.items()} for part in parts]
-    merged = moved(merge_timings(timings), 5.0)
+def test_merged_they_are_all_there(parts: list[dict[str, list]]) -> None:
+    merged = merge_timings([{name: flat(rows) for name, rows in part.items()} for part in parts])
     for name in ("SCAN", "GET"):
         rows = [row for part in parts for row in part.get(name, [])]
-        assert [*replies(merged.get(name, []))] == [(a + 5.0, b, n) for a, b, n in rows]
+        assert [*replies(merged.get(name, []))] == rows
+
+
+def test_what_is_sent_is_small_and_later() -> None:
+    rows = many(20_000)
+    later = sent({"GET": flat(rows)}, 5.0)["GET"]
+    assert len(later) <= FEW_SENT // 5
+    assert sum(count for _, _, count in replies(later)) == len(rows)
+    assert min(later[::3]) == rows[0][0] + 5.0
+
+
+def test_a_few_are_sent_as_they_are() -> None:
+    assert sent({"GET": [1.0, 0.1, 1.0]}, 5.0) == {"GET": [6.0, 0.1, 1.0]}
