@@ -5,6 +5,7 @@ Imported only by runs with `engine: dask`, since `distributed` takes its time an
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -146,6 +147,7 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # or asyncio complains later of errors that nobody looked at
         for logger in loggers:
             logger.removeFilter(_never)
 
@@ -171,6 +173,7 @@ def _local_cluster(workers: int | str, access: Access) -> Iterator[LocalCluster]
         threads_per_worker=1,
         dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,
+        preload=["cleanup_job.remote"],
         # They are ours, and on this machine.
         env={"REDIS_PASSWORD": str(password)} if password is not None else {},
     ) as started:

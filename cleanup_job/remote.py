@@ -20,6 +20,7 @@ import logging
 import math
 import pickle
 import secrets
+import signal
 import threading
 import time
 import traceback
@@ -104,6 +105,15 @@ class Raised(msgspec.Struct, frozen=True):
     """In place of a result: what the stage raised. What Dask raises says that a task is lost."""
 
     error: Exception
+
+
+def dask_setup(_: Any) -> None:
+    """Leave it to the job to stop: a Ctrl-C comes to all processes of a terminal.
+
+    Dask calls this in workers that we start ourselves. They end with the job, however that ends.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Station:

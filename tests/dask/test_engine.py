@@ -262,6 +262,23 @@ def test_without_a_scheduler_workers_are_started_here(
         time.sleep(0.05)
 
 
+def test_a_signal_to_all_processes_is_left_to_the_job(
+    server: ServerProcess, client: redis.Redis, population: Population
+) -> None:
+    """As a terminal sends it, and a service manager."""
+    before = count_at(server)
+    job = start(server.url, "--workers", "2", "--max-keys-per-second", str(RATE // 3))
+    await_fall(server, before - 1_000)
+    os.killpg(job.pid, signal.SIGINT)
+    out, err = job.communicate(timeout=60)
+    assert job.returncode == 130, err
+    assert err.decode().count("\n") <= 3, err
+    report = json.loads(out)
+    assert report["status"] == "partial"
+    assert report["keys"]["deleted"] == before - len(keys_at(server))
+    assert report["keys"]["unknown"] == 0
+
+
 def is_there(group: int) -> bool:
     try:
         os.killpg(group, 0)
