@@ -22,7 +22,7 @@ FEW = 30_000
 coordinators on one server has. Grouping costs 0.6 µs for each."""
 
 FEW_SENT = 1_000
-"""The same where they are sent to another machine: of each task a fifth of this comes, or 2 kB."""
+"""The same where they are sent to another machine: of each task no more than some 9 kB."""
 
 _DIGITS = 6
 """Binary digits of the microseconds by which times are told apart."""
