@@ -46,6 +46,8 @@ class CarryingPool:
     reruns = 0
     cpu_s = 0.0
     waited_s = 0.0
+    ended = None
+    is_far = False
 
     def __init__(self, serial: Pool, workers: int) -> None:
         self.workers = workers
