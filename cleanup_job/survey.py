@@ -466,9 +466,9 @@ class _Walk:
 
     def _may_read(self) -> bool:
         """True unless enough values are on their way, or nobody knows yet how large they are."""
-        if not self.reads:
-            return True
-        most = self.depth.wanted(self.wire.latency_s) if self.value_bytes else self.depth.least
+        if not (self.reads and self.value_bytes):
+            return not self.reads
+        most = self.depth.wanted(self.wire.latency_s)
         return self.reads < most and self.being_read * self.value_bytes < BYTES_IN_FLIGHT
 
     def _read_some(self, count: int) -> None:

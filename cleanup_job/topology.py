@@ -288,8 +288,7 @@ def _ask_about(wire: Wire, *more: tuple[str, str]) -> _Told:
     """
     replies: list[Reply] = []
     asked_at_ms, started = time.time_ns() // 1_000_000, time.perf_counter()
-    for words in (("INFO",), ("DBSIZE",), ("TIME",), *more):
-        wire.send(*words, then=replies.append)
+    wire.send_all([("INFO",), ("DBSIZE",), ("TIME",), *more], replies.append)
     wire.drain()
     took_s = time.perf_counter() - started
     info = _info_of(wire, wires.accept("INFO", replies[0], wire.endpoint))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import repeat
 from threading import get_ident
@@ -151,23 +151,30 @@ class Wire:
         self.send_packed(str(words[0]), [packed], then)
 
     def send_all(self, requests: Sequence[Sequence[bytes | str]], then: Handler) -> None:
-        """Send requests of one command in one piece; `then` is called with each reply, in order."""
-        if not requests:
-            return
-        packed = [pack_command(tuple(words)) for words in requests]  # type: ignore[arg-type]
-        self.send_packed(str(requests[0][0]), packed, then, count=len(packed))
+        """Send requests in one piece; `then` is called with each reply, in order."""
+        if requests:
+            packed = [pack_command(tuple(words)) for words in requests]  # type: ignore[arg-type]
+            self._write([str(words[0]) for words in requests], packed, then)
 
     def send_packed(
         self, command: str, packed: list[bytes], then: Handler, *, count: int = 1
     ) -> None:
         """Send `count` requests that are packed already; `then` is called for each of them."""
+        self._write(repeat(command, count), packed, then)
+
+    def _write(self, commands: Iterable[str], packed: Sequence[bytes], then: Handler) -> None:
+        """Send it in one piece.
+
+        A server that hangs up with a word is heard then: a second write would fail, and hide it.
+        """
         if self.is_lost:
-            for _ in range(count):
+            for _ in commands:
                 then(WireLostError(f"lost the connection to {self.endpoint.address}"))
             return
-        self._in_flight.extend(repeat((command, perf_counter(), then), count))
+        now = perf_counter()
+        self._in_flight.extend((command, now, then) for command in commands)
         try:
-            self._connection.send_packed_command(packed, check_health=False)
+            self._connection.send_packed_command([b"".join(packed)], check_health=False)
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             self._lose(error)
 
@@ -231,8 +238,7 @@ class Wire:
             CleanupJobError: what `refusal` makes of the first error reply.
         """
         replies: list[Reply] = []
-        for words, _ in questions:
-            self.send(*words, then=replies.append)
+        self.send_all([words for words, _ in questions], replies.append)
         self.drain()
         return [
             accept(_full_name(words), reply, self.endpoint, keys)

@@ -42,6 +42,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What imports Dask comes last: it leaves threads, and then workers are not forked any more.
+
+    Those that are started anew do not know what a test has changed in this process.
+    """
+    items.sort(key=lambda item: "dask" in item.nodeid or "bench_far" in item.nodeid)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.config.getoption("--server") or [*BINARIES]
     if metafunc.definition.get_closest_marker("default_server") is not None:
